@@ -1,0 +1,66 @@
+"""Every environment variable of the appliance: typed, checked once at the start.
+
+``python -m app.settings`` prints them all, defaults filled in, as shell assignments for ``entrypoint.sh``.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from pipeline.settings import Port, RegistrySettings
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
+
+
+class Settings(RegistrySettings):
+    """The settings of all processes; the README's table is this class, held equal by a test."""
+
+    api_port: Port = Field(8000, description="Port of the prediction service")
+    prometheus_port: Port = Field(9090, description="Port of Prometheus")
+    grafana_port: Port = Field(3000, description="Port of Grafana")
+    bind_address: str = Field(
+        "127.0.0.1", description="Address that all servers listen on (`0.0.0.0` in the container)"
+    )
+    model_poll_seconds: float = Field(5, gt=0, description="How often the service asks for a new version")
+    prediction_log: bool = Field(True, description="`on` or `off`: write every prediction to `predictions.db`")
+    log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+    test_mode: bool = Field(False, description="`1`: the service answers from a tiny dummy model, without MLflow")
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process, or end it with a line for each wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            sys.stderr.write(f"{name}={problem['input']!r}: {problem['msg']}\n")
+        sys.exit(2)
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Return the settings as environment variables, in the spelling that `Settings` reads back."""
+    return {name.upper(): _plain(value) for name, value in settings.model_dump(mode="json").items()}
+
+
+def _plain(value: object) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def main() -> None:
+    """Print the settings as lines that a POSIX shell can evaluate."""
+    for name, value in as_environment(load_settings()).items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What prepares, starts and stops the appliance."""

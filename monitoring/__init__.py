@@ -1,0 +1,1 @@
+"""What watches the running appliance: health, crash budget, Prometheus and Grafana."""

@@ -1,0 +1,1 @@
+"""The training pipeline: raw data to a registered model."""
