@@ -30,6 +30,11 @@ class Settings(RegistrySettings):
     bind_address: str = Field(
         "127.0.0.1", description="Address that all servers listen on (`0.0.0.0` in the container)"
     )
+    allowed_hosts: str = Field(
+        "",
+        description="More host names that MLflow answers under, with commas between them; `*` for any name. "
+        "Addresses, `localhost` and names of a private network need no mention",
+    )
     model_poll_seconds: float = Field(5, gt=0, description="How often the service asks for a new version")
     prediction_log: bool = Field(True, description="`on` or `off`: write every prediction to `predictions.db`")
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")

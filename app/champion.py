@@ -1,0 +1,293 @@
+"""The model that serves: found in the registry, tried, swapped in one assignment, kept as a local copy.
+
+A thread asks the registry every few seconds which version the alias names. A new one is downloaded, loaded and tried
+before it replaces the old; whatever fails, the old one goes on. The local copy under ``champion/`` lets the service
+start without the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from loguru import logger
+
+from pipeline.schema import FEATURE_NAMES, FEATURES
+
+Matrix = npt.NDArray[np.float64]
+Source = Literal["registry", "local copy", "dummy"]
+MAX_RETRY_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the registered model, as the registry names it."""
+
+    version: str
+    run_id: str
+    registered_at: str | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model.
+
+    ``predict_interval`` maps rows of shape (n, 8) to values, lower and upper ends, each of shape (n,).
+    ``metadata`` is the one of the MLmodel file.
+    """
+
+    predict_interval: Callable[[Matrix], tuple[Matrix, Matrix, Matrix]]
+    metadata: Mapping[str, Any]
+    example: Matrix
+
+
+class Registry(Protocol):
+    """What the champion needs from a model registry; `app.registry` is the one over MLflow."""
+
+    def find(self) -> Version | None:
+        """Return the version the alias names, None when there is none; any exception: no answer."""
+
+    def download(self, version: str, directory: Path) -> None:
+        """Put the files of a version into an existing, empty directory."""
+
+    def load(self, directory: Path) -> Model:
+        """Load a model from its files."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """One loaded version with everything an answer needs; never changes, so a request sees one version only."""
+
+    version: str
+    run_id: str
+    registered_at: str | None
+    source: Source
+    metadata: Mapping[str, Any]
+    predict_interval: Callable[[Matrix], tuple[Matrix, Matrix, Matrix]]
+    coverage: float
+    training_range: tuple[tuple[float, float], ...]
+
+    @property
+    def family(self) -> str:
+        """The kind of model, as params.yaml names it."""
+        return str(self.metadata.get("family", "unknown"))
+
+    def warnings(self, row: tuple[float, ...]) -> list[str]:
+        """Return a line for each feature of one row that lies outside of what the model has seen."""
+        return [
+            f"{name} {value:g} is outside the training range {low:g} to {high:g}"
+            for value, (low, high), name in zip(row, self.training_range, FEATURE_NAMES, strict=True)
+            if not low <= value <= high
+        ]
+
+
+class ChampionKeeper:
+    """Keeps `current` equal to the version the alias names, as far as the registry answers.
+
+    ``state`` says in words what is going on, for `/ready` and for the 503 of a service without a model.
+    """
+
+    def __init__(self, registry: Registry, directory: Path, poll_seconds: float, name: str) -> None:
+        self.current: Champion | None = None
+        self.state = "starting"
+        self._registry = registry
+        self._directory = directory
+        self._poll_seconds = poll_seconds
+        self._name = name
+        self._failed: Version | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; the local copy is loaded there as well, so the port opens at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; one that is waiting for the registry ends with the process."""
+        self._stop.set()
+        self._thread.join(timeout=0.2)
+
+    def _run(self) -> None:
+        self._start_from_copy()
+        while not self._stop.is_set():
+            try:
+                self.poll()
+            except Exception:  # the thread must outlive any surprise
+                logger.exception("looking for a new model version failed")
+            self._stop.wait(self._poll_seconds)
+
+    def poll(self) -> None:
+        """Ask once; load and swap if the alias names another version."""
+        try:
+            found = self._registry.find()
+        except Exception as error:
+            self._tell(f"the registry does not answer ({_brief(error)})")
+            return
+        if found is None:
+            self._tell(f"the registry has no {self._name}")
+            return
+        current = self.current
+        if current is not None and (current.version, current.run_id) == (found.version, found.run_id):
+            if current.source == "local copy":
+                self.current = replace(current, source="registry", registered_at=found.registered_at)
+            self._failed = None
+            self._tell(f"version {found.version} is the registry's {self._name}")
+            return
+        if found == self._failed and time.monotonic() < self._retry_at:
+            return
+        self._replace(found)
+
+    def _replace(self, found: Version) -> None:
+        if self.current is None:
+            self.state = f"loading version {found.version}"
+        incoming = self._directory / f".incoming-v{found.version}"
+        started = time.monotonic()
+        try:
+            shutil.rmtree(incoming, ignore_errors=True)
+            incoming.mkdir(parents=True)
+            self._registry.download(found.version, incoming)
+            champion = _tried(self._registry.load(incoming), found, "registry")
+        except Exception as error:
+            shutil.rmtree(incoming, ignore_errors=True)
+            self._failures = self._failures + 1 if found == self._failed else 1
+            self._failed = found
+            wait = min(self._poll_seconds * 2**self._failures, MAX_RETRY_SECONDS)
+            self._retry_at = time.monotonic() + wait
+            self._tell(f"version {found.version} cannot be used ({_brief(error)})")
+            return
+        self._failed = None
+        self.current = champion
+        self.state = f"version {found.version} is the registry's {self._name}"
+        seconds = time.monotonic() - started
+        logger.info(
+            f"serving version {found.version} ({champion.family}) from the registry, loaded in {seconds:.1f} s"
+        )
+        self._keep(incoming, found)
+
+    def _keep(self, incoming: Path, found: Version) -> None:
+        """Make the downloaded files the local copy and remove older ones."""
+        kept = self._directory / f"v{found.version}"
+        try:
+            shutil.rmtree(kept, ignore_errors=True)  # of another registry with the same version number
+            incoming.rename(kept)
+            pointer = {
+                "version": found.version,
+                "directory": kept.name,
+                "run_id": found.run_id,
+                "registered_at": found.registered_at,
+            }
+            temporary = self._directory / ".current.json"
+            temporary.write_text(json.dumps(pointer))
+            temporary.replace(self._directory / "current.json")
+            for other in self._directory.iterdir():
+                if other.is_dir() and other != kept:
+                    shutil.rmtree(other)
+        except OSError as error:
+            logger.warning(
+                f"no local copy of version {found.version} in {self._directory} ({error}); serving goes on"
+            )
+
+    def _start_from_copy(self) -> None:
+        pointer_file = self._directory / "current.json"
+        if not pointer_file.exists():
+            return
+        self.state = "loading the local copy"
+        try:
+            pointer = json.loads(pointer_file.read_text())
+            version = Version(pointer["version"], pointer["run_id"], pointer.get("registered_at"))
+            champion = _tried(self._registry.load(self._directory / pointer["directory"]), version, "local copy")
+        except Exception as error:
+            self._tell(f"the local copy in {self._directory} cannot be used ({_brief(error)})")
+            return
+        self.current = champion
+        self.state = "the registry has not been asked yet"
+        logger.info(f"serving version {champion.version} ({champion.family}) from the local copy")
+
+    def _tell(self, state: str) -> None:
+        """Note the state; log it when it is a new one."""
+        if state == self.state:
+            return
+        self.state = state
+        served = f"version {self.current.version} serves on" if self.current else "there is no model to predict with"
+        well = self.current is not None and self._failed is None and "is the registry's" in state
+        logger.log("INFO" if well else "WARNING", state if well else f"{state}; {served}")
+
+
+class DummyKeeper:
+    """The keeper of `TEST_MODE`: a model that needs nothing and never changes."""
+
+    state = "TEST_MODE: a dummy model"
+
+    def __init__(self) -> None:
+        self.current: Champion | None = dummy_champion()
+
+    def start(self) -> None:
+        """There is nothing to start."""
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
+def dummy_champion() -> Champion:
+    """Return a model whose prediction is 0.4 of the median income, give or take one half."""
+
+    def predict_interval(rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        values = 0.4 * rows[:, 0]
+        return values, values - 0.5, values + 0.5
+
+    metadata = {
+        "family": "dummy",
+        "training_range": {column.name: [column.minimum, column.maximum] for column in FEATURES}
+        | {"Latitude": [32.5, 42.0], "Longitude": [-124.4, -114.3]},
+        "scores": {},
+        "interval_coverage": 0.9,
+    }
+    example = np.array([[column.example for column in FEATURES]])
+    model = Model(predict_interval, metadata, example)
+    return _tried(model, Version("dummy", "none", None), "dummy")
+
+
+def _tried(model: Model, version: Version, source: Source) -> Champion:
+    """Return the model as a champion after it has predicted its own example.
+
+    Raises
+    ------
+    ValueError
+        It answers with wrong shapes, with something that is no number, or with a prediction outside its interval.
+    """
+    values, low, high = model.predict_interval(model.example)
+    expected = (len(model.example),)
+    if not values.shape == low.shape == high.shape == expected:
+        raise ValueError(f"its answers have the shapes {values.shape}, {low.shape}, {high.shape}, not {expected}")
+    if not np.isfinite([values, low, high]).all():
+        raise ValueError("it predicts values that are not finite for its own example")
+    if not ((low <= values) & (values <= high)).all():
+        raise ValueError("its predictions lie outside of their intervals")
+    ranges = model.metadata["training_range"]
+    return Champion(
+        version=version.version,
+        run_id=version.run_id,
+        registered_at=version.registered_at,
+        source=source,
+        metadata=model.metadata,
+        predict_interval=model.predict_interval,
+        coverage=float(model.metadata["interval_coverage"]),
+        training_range=tuple((float(ranges[name][0]), float(ranges[name][1])) for name in FEATURE_NAMES),
+    )
+
+
+def _brief(error: BaseException) -> str:
+    """Return the first line of an error, without the pages that some clients add."""
+    line = str(error).strip().partition(os.linesep)[0] or type(error).__name__
+    return line if len(line) <= 200 else line[:200] + "…"

@@ -1,0 +1,69 @@
+"""Errors as answers: every one is JSON, names what is wrong, and is valid whatever the client sent."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from app.prediction_log import PredictionLogError
+
+MAX_PROBLEMS = 100
+MAX_TEXT = 200
+
+
+class NoModelError(Exception):
+    """There is no model to predict with; the message says what the service is doing about it."""
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Register the handlers of this module."""
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(NoModelError, _unavailable)
+    app.add_exception_handler(PredictionLogError, _unavailable)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    if isinstance(error.body, bytes):
+        # FastAPI leaves a body undecoded when its type is not JSON, and then says that it is not an object
+        sent = request.headers.get("content-type", "none")[:MAX_TEXT]
+        return _answer(415, f"the Content-Type must be application/json, not {sent}")
+    problems = error.errors()
+    detail = [_plain_problem(problem) for problem in problems[:MAX_PROBLEMS]]
+    if len(problems) > MAX_PROBLEMS:
+        more = len(problems) - MAX_PROBLEMS
+        detail.append({"type": "more", "loc": ["body"], "msg": f"{more} more problems are not listed"})
+    return _answer(422, detail)
+
+
+async def _unavailable(_request: Request, error: Exception) -> Response:
+    return _answer(503, str(error), {"Retry-After": "5"})
+
+
+def _answer(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:
+    # ASCII escapes keep an answer valid that repeats a lone surrogate of the request
+    body = json.dumps({"detail": detail}, allow_nan=False).encode("ascii")
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _plain_problem(problem: Any) -> dict[str, Any]:
+    """Return one validation error in FastAPI's format, without the values that JSON cannot carry."""
+    plain = {
+        "type": problem["type"],
+        "loc": [part if isinstance(part, int) else str(part)[:MAX_TEXT] for part in problem["loc"]],
+        "msg": problem["msg"],
+    }
+    value = problem.get("input")
+    if value is None or isinstance(value, bool):
+        plain["input"] = value
+    elif isinstance(value, str):
+        plain["input"] = value[:MAX_TEXT]
+    elif isinstance(value, float):
+        plain["input"] = value if math.isfinite(value) else str(value)
+    elif isinstance(value, int) and value.bit_length() <= 64:
+        plain["input"] = value
+    return plain

@@ -1,0 +1,135 @@
+"""The application: what it is made of, and how it starts and stops."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from loguru import logger
+from prometheus_client import CollectorRegistry
+
+from app import logs
+from app.champion import ChampionKeeper, DummyKeeper
+from app.errors import add_handlers
+from app.metrics import Metrics, ModelInfo, ServiceUp, instrument
+from app.middleware import RequestMiddleware
+from app.prediction_log import PredictionLog
+from app.predictor import Predictor
+from app.routes import predictions, system
+from app.settings import Settings, load_settings
+
+DESCRIPTION = """Predicts the median house value of a Californian block group of the 1990 census, in units of
+100,000 US dollars of 1990, with a 90 % interval. The model is the version that carries the alias in the registry."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application. Nothing is opened or started before its lifespan begins."""
+    keeper = _keeper(settings)
+    request_log = logs.RequestLog()
+    prediction_log = PredictionLog(settings.state_dir / "predictions.db") if settings.prediction_log else None
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    health_file = settings.state_dir / "run" / "health.json"
+    registry.register(ModelInfo(lambda: keeper.current))
+    registry.register(ServiceUp(health_file))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        request_log.start()
+        if prediction_log is not None:
+            prediction_log.start()
+        keeper.start()
+        yield
+        keeper.stop()
+        if prediction_log is not None:
+            prediction_log.stop()
+        request_log.stop()
+
+    app: FastAPI = FastAPIOffline(
+        title="House price service", description=DESCRIPTION, version="1", lifespan=lifespan
+    )
+    app.state.settings = settings
+    app.state.predictor = Predictor(keeper, prediction_log, metrics)
+    app.state.metrics = metrics
+    app.state.health_file = health_file
+    app.include_router(predictions.router)
+    app.include_router(system.router)
+    app.mount("/web", StaticFiles(directory=system.WEB), name="web")
+    add_handlers(app)
+    instrument(app, registry)
+    app.add_middleware(RequestMiddleware, request_log=request_log)  # added last, so it is outermost
+    return app
+
+
+def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
+    if settings.test_mode:
+        return DummyKeeper()
+    from app.registry import MlflowRegistry  # noqa: PLC0415 - two seconds that TEST_MODE does not need
+
+    registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
+    return ChampionKeeper(
+        registry,
+        settings.state_dir / "champion",
+        settings.model_poll_seconds,
+        f"{settings.model_name}@{settings.model_alias}",
+    )
+
+
+def main() -> None:
+    """Serve until a signal comes; end with one line and a code other than 0 when that is not possible."""
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal once more when it is done
+    signal.signal(signal.SIGINT, _leave)
+    settings = load_settings()
+    listener = _listen(settings)
+    log_file = settings.state_dir / "logs" / "app.log"
+    try:
+        logs.configure(log_file, settings.log_level)
+    except OSError as error:
+        sys.exit(f"the log {log_file} cannot be written ({error}): make it writable or choose another STATE_DIR")
+    app = create_app(settings)
+    logger.info(f"listening on http://{settings.bind_address}:{settings.api_port}")
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        logger.info("stopped")
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Return a socket that listens where the settings say, bound before anything slow is loaded."""
+    family = socket.AF_INET6 if ":" in settings.bind_address else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.bind_address, settings.api_port))
+        listener.listen(2048)
+    except OSError as error:
+        sys.exit(
+            f"port {settings.api_port} on {settings.bind_address} cannot be used ({error.strerror}): "
+            f"stop what listens there or set API_PORT"
+        )
+    return listener
+
+
+def _leave(_signal: int, _frame: Any) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

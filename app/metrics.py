@@ -1,0 +1,96 @@
+"""The Prometheus metrics of the service, in a registry of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_fastapi_instrumentator import Instrumentator
+
+from app.champion import Champion
+from pipeline.schema import TARGET
+
+VALUE_BUCKETS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0)
+# a prediction takes about a millisecond: the library's own buckets begin at ten
+SECONDS_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SECONDS_BUCKETS_BY_ROUTE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+
+
+class Metrics:
+    """What is counted at every prediction."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.values = Histogram(
+            "predicted_house_value",
+            f"Predicted values, in {TARGET.unit}",
+            buckets=VALUE_BUCKETS,
+            registry=registry,
+        )
+        self._predictions = Counter("predictions", "Predictions answered", ["model_version"], registry=registry)
+        self._counters: dict[str, Counter] = {}
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def count(self, model_version: str, values: Iterable[float]) -> None:
+        """Count answered predictions."""
+        number = 0
+        for value in values:
+            self.values.observe(value)
+            number += 1
+        counter = self._counters.get(model_version)
+        if counter is None:
+            counter = self._counters[model_version] = self._predictions.labels(model_version)
+        counter.inc(number)
+
+
+def instrument(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Add the HTTP metrics of prometheus-fastapi-instrumentator to the application."""
+    Instrumentator(registry=registry, should_group_status_codes=False, excluded_handlers=["^/metrics$"]).instrument(
+        app, latency_highr_buckets=SECONDS_BUCKETS, latency_lowr_buckets=SECONDS_BUCKETS_BY_ROUTE
+    )
+
+
+class ModelInfo(Collector):
+    """`model_info`, 1 for the version that serves at the time of the scrape."""
+
+    def __init__(self, current: Callable[[], Champion | None]) -> None:
+        self._current = current
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the gauge; without samples while there is no model."""
+        family = GaugeMetricFamily("model_info", "The model that serves", labels=["version", "family", "run_id"])
+        champion = self._current()
+        if champion is not None:
+            family.add_metric([champion.version, champion.family, champion.run_id], 1)
+        yield family
+
+
+class ServiceUp(Collector):
+    """`service_up`, from what the watchdog last wrote to `run/health.json`."""
+
+    def __init__(self, health_file: Path) -> None:
+        self._file = health_file
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the gauge; without samples while there is no watchdog."""
+        family = GaugeMetricFamily("service_up", "1 when the watchdog has had an answer from it", labels=["service"])
+        for name, service in read_health(self._file).get("services", {}).items():
+            family.add_metric([name], 1 if service.get("state") == "up" else 0)
+        yield family
+
+
+def read_health(path: Path) -> dict[str, Any]:
+    """Return the watchdog's report, empty when there is none or it cannot be read."""
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) and isinstance(report.get("services"), dict) else {}

@@ -1,0 +1,89 @@
+"""What the service says about itself: alive, ready, which model, metrics, front page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from app.errors import NoModelError
+from app.metrics import read_health
+from app.predictor import Predictor
+from app.schemas import Health, ModelCard, Problem, Readiness
+from pipeline.schema import FEATURE_NAMES
+
+WEB = Path(__file__).parent.parent / "web"
+router = APIRouter(tags=["system"])
+
+
+@router.get("/health", summary="Is the process alive?")
+async def health(request: Request) -> Health:
+    """Answer, and tell how the watchdog last saw the other services of the appliance."""
+    report = read_health(request.app.state.health_file)
+    return Health(status="ok", checked_at=report.get("checked_at"), services=report.get("services", {}))
+
+
+@router.get("/ready", summary="Can it predict?", responses={503: {"model": Readiness}})
+async def ready(request: Request, response: Response) -> Readiness:
+    """Answer 200 with a model and 503 without, in both cases with words for what is going on."""
+    predictor: Predictor = request.app.state.predictor
+    champion = predictor.keeper.current
+    if champion is None:
+        response.status_code = 503
+    return Readiness(
+        status="ready" if champion else "not ready",
+        detail=predictor.keeper.state,
+        model_version=champion.version if champion else None,
+        source=champion.source if champion else None,
+        prediction_log="off" if predictor.log is None else predictor.log.problem or "on",
+    )
+
+
+@router.get("/model", summary="Which model serves?", responses={503: {"model": Problem}})
+async def model(request: Request) -> ModelCard:
+    """Describe the version, its scores, and what traces it to data, parameters and code."""
+    predictor: Predictor = request.app.state.predictor
+    champion = predictor.keeper.current
+    if champion is None:
+        raise NoModelError(f"there is no model yet: {predictor.keeper.state}")
+    metadata = champion.metadata
+    return ModelCard(
+        name=request.app.state.settings.model_name,
+        alias=request.app.state.settings.model_alias,
+        version=champion.version,
+        family=champion.family,
+        run_id=champion.run_id,
+        source=champion.source,
+        registered_at=champion.registered_at,
+        scores=metadata.get("scores", {}),
+        interval_coverage=champion.coverage,
+        data_md5=metadata.get("data_md5"),
+        code_digest=metadata.get("code_digest"),
+        training_range=dict(zip(FEATURE_NAMES, champion.training_range, strict=True)),
+    )
+
+
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Answer in the text format of Prometheus."""
+    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/links", include_in_schema=False)
+async def links(request: Request) -> dict[str, Any]:
+    """Return the ports of the other services, for the front page."""
+    settings = request.app.state.settings
+    return {
+        "mlflow": settings.mlflow_port,
+        "grafana": settings.grafana_port,
+        "prometheus": settings.prometheus_port,
+    }
+
+
+@router.get("/", include_in_schema=False)
+async def front_page() -> FileResponse:
+    """Answer with the front page."""
+    return FileResponse(WEB / "index.html")
