@@ -1,0 +1,226 @@
+"""One retraining, start to end: ``python -m pipeline.retrain [--unless-registered]``.
+
+Exit codes: 0 done, 1 a stage failed, 3 another retraining runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from pipeline.server import has_alias, is_healthy, wait_until_healthy
+from pipeline.settings import RegistrySettings
+from pipeline.workspace import prepare
+
+FAILED = 1
+BUSY = 3
+STOP_SECONDS = 6  # from being told to stop to killing what has not ended; supervisord and Docker wait 10
+
+_STAGE_STARTS = re.compile(r"^Running stage '(\w+)'")
+_STAGE_FAILED = re.compile(r"^ERROR: failed to reproduce '(\w+)'")
+_LOGGED_ERROR = re.compile(r"\| ERROR\s*\| (.*)")
+
+
+class BusyError(Exception):
+    """Another retraining holds the lock."""
+
+
+class StoppedError(Exception):
+    """The process was told to stop."""
+
+
+def retrain(settings: RegistrySettings) -> str | None:
+    """Run the pipeline in the workspace, and return why it failed, or None; the caller holds the lock.
+
+    Returns
+    -------
+    str or None
+        "training failed in stage <name>: <reason>".
+    """
+    workspace = prepare(settings.state_dir)
+    progress = _Progress()
+    with _dvc(workspace, settings) as process:
+        for line in process.stdout or ():
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            progress.read(line)
+    progress.stage_ends()
+    if process.returncode == 0:
+        _write_phases(settings.state_dir, progress.seconds)
+        return None
+    reason = progress.reason or f"dvc repro ended with exit code {process.returncode}"
+    return f"training failed in stage {progress.stage or 'dvc'}: {reason}"
+
+
+@contextlib.contextmanager
+def lock(state_dir: Path) -> Iterator[int]:
+    """Hold the one lock of all retrainings and yield its file descriptor.
+
+    The kernel gives it back when its holders end, however they end. DVC inherits it: a training that goes on after
+    its parent was killed is still a training.
+
+    Raises
+    ------
+    BusyError
+        Saying who holds it and since when.
+    """
+    path = state_dir / "run/retrain.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"a retraining runs already: {path.read_text().strip() or 'just started'}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n")
+        file.flush()
+        os.set_inheritable(file.fileno(), True)
+        yield file.fileno()
+
+
+@dataclass
+class _Progress:
+    """What DVC's output tells: the stage that runs, the seconds of those before, and the last error."""
+
+    stage: str = ""
+    reason: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    _started: float = 0.0
+    _last: str = ""
+
+    def read(self, line: str) -> None:
+        text = line.strip()
+        if starts := _STAGE_STARTS.match(text):
+            self.stage_ends()
+            self.stage, self.reason, self._started = starts[1], "", time.monotonic()
+        elif failed := _STAGE_FAILED.match(text):
+            self.stage, self.reason = failed[1], self.reason or self._last
+        elif logged := _LOGGED_ERROR.search(text):
+            self.reason = logged[1].strip()
+        elif text.startswith("ERROR: ") and not self.stage:
+            self.reason = text.removeprefix("ERROR: ")
+        self._last = text or self._last
+
+    def stage_ends(self) -> None:
+        if self.stage:
+            self.seconds[self.stage] = time.monotonic() - self._started
+
+
+@contextlib.contextmanager
+def _dvc(workspace: Path, settings: RegistrySettings) -> Iterator[subprocess.Popen[str]]:
+    """Run ``dvc repro`` in a process group of its own, and end all of it when we are told to stop."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "STATE_DIR": str(settings.state_dir),
+        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+        "MODEL_NAME": settings.model_name,
+        "MODEL_ALIAS": settings.model_alias,
+        "DVC_SITE_CACHE_DIR": str(workspace / ".dvc/site"),
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    environment.pop("PYTHONPATH", None)  # the stages import the workspace's code and no other
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=workspace,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        close_fds=False,
+        process_group=0,
+    )
+    try:
+        yield process
+        process.wait()
+    except BaseException:
+        _end_group(process)
+        raise
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        # The stages are DVC's children: they may outlive it.
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _is_registered(settings: RegistrySettings) -> bool:
+    """Return whether a version serves already.
+
+    Nobody waits for the server where nothing was ever trained: the first training can begin while it starts.
+    """
+    uri = settings.mlflow_tracking_uri
+    trained_before = (settings.state_dir / "workspace/reports/metrics.json").exists()
+    if trained_before and not wait_until_healthy(uri):
+        raise OSError(f"the MLflow server does not answer at {uri}")
+    if not trained_before and not is_healthy(uri):
+        return False
+    return has_alias(uri, settings.model_name, settings.model_alias)
+
+
+def _write_phases(state_dir: Path, seconds: dict[str, float]) -> None:
+    phases = state_dir / "run/phases"
+    phases.mkdir(parents=True, exist_ok=True)
+    for stage, value in seconds.items():
+        (phases / stage).write_text(f"{value:.1f}\n")
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise StoppedError(signal.Signals(signum).name)
+
+
+def _say(text: str, to: IO[str]) -> None:
+    to.write(f"{text}\n")
+    to.flush()
+
+
+def main() -> int:
+    """Retrain once, and return the exit code."""
+    parser = argparse.ArgumentParser(description="Train, register the best model, move the alias if it passes.")
+    parser.add_argument("--unless-registered", action="store_true", help="do nothing when a version serves already")
+    arguments = parser.parse_args()
+    settings = RegistrySettings()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        if arguments.unless_registered and _is_registered(settings):
+            _say(f"{settings.model_name}@{settings.model_alias} is registered: nothing to train", sys.stdout)
+            return 0
+        with lock(settings.state_dir):
+            failure = retrain(settings)
+    except BusyError as error:
+        _say(str(error), sys.stderr)
+        return BUSY
+    except StoppedError as error:
+        _say(f"retraining stopped by {error}", sys.stderr)
+        return 128 + signal.Signals[str(error)].value
+    except OSError as error:
+        _say(f"training failed before its first stage: {error}", sys.stderr)
+        return FAILED
+    if failure:
+        _say(failure, sys.stderr)
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""What of a trained candidate goes to MLflow, and how it is found there again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import yaml
+from mlflow import MlflowClient
+from mlflow.data.pandas_dataset import PandasDataset, from_pandas
+from mlflow.models import infer_signature
+from mlflow.sklearn import log_model
+
+import pipeline
+from pipeline.conformal import ConformalRegressor
+from pipeline.schema import FEATURE_NAMES, TARGET
+from pipeline.source import source_commit
+from pipeline.stage import RAW_DATA, REPORTS
+from pipeline.trusted import TRUSTED_TYPES
+
+FINGERPRINT = "training.fingerprint"
+CODE = Path(pipeline.__file__).parent
+# What it takes to load a model; the same versions that trained it.
+LIBRARIES = ("mlflow", "scikit-learn", "skops", "numpy", "scipy", "pandas")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where the models of one training come from: what must be the same for the same numbers."""
+
+    data_md5: str
+    code_digest: str
+    git_commit: str | None
+    requirements: tuple[str, ...]
+
+    def tags(self) -> dict[str, str]:
+        """Return the lineage as tags of a run or of a model version."""
+        tags = {"data_md5": self.data_md5, "code_digest": self.code_digest}
+        return tags | ({"git_commit": self.git_commit} if self.git_commit else {})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained candidate as the train stage left it, with the parameters that made it."""
+
+    name: str
+    model: ConformalRegressor
+    params: dict[str, str]
+    metrics: dict[str, float]
+    started_at: float
+    train_seconds: float
+
+    def params_digest(self) -> str:
+        """Return a digest of the candidate's parameters."""
+        return _digest(json.dumps(self.params, sort_keys=True).encode())
+
+    def fingerprint(self, lineage: Lineage) -> str:
+        """Return a digest that is the same for the same model of the same data, code, libraries and parameters."""
+        identity = [self.name, self.params_digest(), lineage.data_md5, lineage.code_digest, *lineage.requirements]
+        return _digest("\n".join(identity).encode())
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run of the server that is complete: everything of the candidate is there."""
+
+    run_id: str
+    model_id: str
+
+
+def read_lineage() -> Lineage:
+    """Return the lineage of the training in the current directory.
+
+    The data's md5 is the one of dvc.lock: DVC's hash of a file is the md5 of its bytes.
+    """
+    return Lineage(
+        data_md5=hashlib.md5(RAW_DATA.read_bytes(), usedforsecurity=False).hexdigest(),
+        code_digest=_code_digest(),
+        git_commit=source_commit(Path()),
+        requirements=tuple(f"{name}=={metadata.version(name)}" for name in LIBRARIES),
+    )
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested parameters as {"section.key": "value"}."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat
+
+
+def configure_client(tracking_uri: str) -> None:
+    """Point MLflow's client at the server; progress bars and look-ups of packages are off unless asked for."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "true")
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # No pip beside the packages is no fault: whoever restores the model brings their own.
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(tracking_uri)
+
+
+def as_datasets(parts: Mapping[str, pd.DataFrame]) -> dict[str, PandasDataset]:
+    """Return the parts as MLflow's datasets; their digests and schemas take a second, so make them once."""
+    with warnings.catch_warnings():
+        # MLflow registers its source for local files twice, and warns that it had to choose.
+        warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple ways")
+        return {
+            name: from_pandas(part, source=str(RAW_DATA), targets=TARGET.name, name=f"{RAW_DATA.stem}-{name}")
+            for name, part in parts.items()
+        }
+
+
+def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> LoggedRun | None:
+    """Return the complete run of this fingerprint, or None.
+
+    Runs that a killed `register` left half-done are marked as killed: they are not taken for done.
+    """
+    found = None
+    for run in client.search_runs([experiment_id], f"tags.`{FINGERPRINT}` = '{fingerprint}'"):
+        if run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
+        if run.info.status == "FINISHED" and run.outputs.model_outputs:
+            found = LoggedRun(run.info.run_id, run.outputs.model_outputs[0].model_id)
+    return found
+
+
+def log_candidate(
+    client: MlflowClient,
+    experiment_id: str,
+    candidate: Candidate,
+    lineage: Lineage,
+    datasets: Mapping[str, PandasDataset],
+) -> LoggedRun:
+    """Log a candidate as one run, and return it; the run is FINISHED only when all of it is there."""
+    fingerprint = candidate.fingerprint(lineage)
+    tags = lineage.tags() | {
+        FINGERPRINT: fingerprint,
+        "family": candidate.name,
+        "params_digest": candidate.params_digest(),
+        "mlflow.source.name": "python -m pipeline.register",
+        "mlflow.source.type": "PROJECT",
+    }
+    if lineage.git_commit:
+        tags["mlflow.source.git.commit"] = lineage.git_commit.removesuffix("-dirty")
+    start = round(candidate.started_at * 1000)
+    run_id = client.create_run(experiment_id, start, tags, f"{candidate.name}-{fingerprint[:8]}").info.run_id
+    with mlflow.start_run(run_id=run_id):
+        mlflow.log_params(candidate.params)
+        mlflow.log_inputs(list(datasets.values()), ["training", "validation", "test"], [None] * 3)
+        model_id = _log_model(candidate, lineage, datasets["train"].df)
+        of_validation = {name: value for name, value in candidate.metrics.items() if name.startswith("custom_")}
+        of_test = {name: value for name, value in candidate.metrics.items() if name.startswith("test_")}
+        mlflow.log_metrics(of_validation, model_id=model_id, dataset=datasets["validation"])
+        mlflow.log_metrics(of_test, model_id=model_id, dataset=datasets["test"])
+        mlflow.log_metrics({"train_seconds": candidate.train_seconds}, model_id=model_id, dataset=datasets["train"])
+        mlflow.log_artifacts(str(REPORTS / "plots" / candidate.name), "plots")
+    # The run tells when the candidate was trained, not when it was logged.
+    client.set_terminated(run_id, "FINISHED", start + round(candidate.train_seconds * 1000))
+    return LoggedRun(run_id, model_id)
+
+
+def _log_model(candidate: Candidate, lineage: Lineage, train: pd.DataFrame) -> str:
+    example = train[list(FEATURE_NAMES)].head(5)
+    scores = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
+    info = log_model(
+        candidate.model,
+        name=candidate.name,
+        serialization_format="skops",
+        skops_trusted_types=list(TRUSTED_TYPES),
+        code_paths=[str(CODE)],
+        signature=infer_signature(example, candidate.model.predict(example)),
+        input_example=example,
+        # Named, not inferred: inference loads the model in a fresh process, ten seconds each.
+        pip_requirements=list(lineage.requirements),
+        metadata={
+            "family": candidate.name,
+            "training_range": {name: [float(train[name].min()), float(train[name].max())] for name in FEATURE_NAMES},
+            "scores": {name: candidate.metrics[name] for name in scores},
+            "interval_coverage": candidate.model.coverage,
+            "data_md5": lineage.data_md5,
+            "code_digest": lineage.code_digest,
+        },
+        tags=lineage.tags() | {"family": candidate.name},
+    )
+    model_id: str = info.model_id
+    return model_id
+
+
+def _code_digest() -> str:
+    """Return a digest of the source files that dvc.yaml declares for what makes the models."""
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    files = {
+        name for stage in ("preprocess", "train") for name in stages[stage]["deps"] if name.startswith("pipeline/")
+    }
+    return _digest(b"\0".join(name.encode() + b"\0" + Path(name).read_bytes() for name in sorted(files)))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

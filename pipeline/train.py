@@ -1,0 +1,92 @@
+"""Second stage: every candidate fitted, calibrated, scored and written to disk. Nothing goes to MLflow here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from loguru import logger
+from skops import io as skops_io
+
+from pipeline.conformal import ConformalRegressor
+from pipeline.evaluate import scores, target, write_plots
+from pipeline.models import build
+from pipeline.schema import FEATURE_NAMES
+from pipeline.stage import MODELS, PROCESSED, REPORTS, StageError, load_params, run_stage
+from pipeline.trusted import TRUSTED_TYPES
+
+
+def fit_candidate(
+    name: str, params: dict[str, Any], parts: Mapping[str, pd.DataFrame], *, seed: int, coverage: float
+) -> ConformalRegressor:
+    """Return the candidate fitted on the train rows, its intervals calibrated on the validation rows.
+
+    Raises
+    ------
+    StageError
+        Naming the candidate, whatever went wrong in it.
+    """
+    try:
+        model = ConformalRegressor(build(name, params, seed), coverage)
+        model.fit(parts["train"][list(FEATURE_NAMES)], target(parts["train"]))
+        return model.calibrate(parts["validation"][list(FEATURE_NAMES)], target(parts["validation"]))
+    except Exception as error:
+        raise StageError(f"candidate {name}: {type(error).__name__}: {error}") from error
+
+
+def table(metrics: dict[str, dict[str, float]], seconds: dict[str, float]) -> str:
+    """Return the candidates as lines of text, the best first."""
+    columns = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
+    lines = [f"{'candidate':<24}" + "".join(f"{column:>17}" for column in columns) + f"{'seconds':>10}"]
+    for name in sorted(metrics, key=lambda name: metrics[name]["custom_rmse"]):
+        values = "".join(f"{metrics[name][column]:>17.4f}" for column in columns)
+        lines.append(f"{name:<24}{values}{seconds[name]:>10.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the three parts, write the models, their metrics, plots and timings."""
+    params = load_params()["train"]
+    parts = {part: pd.read_parquet(PROCESSED / f"{part}.parquet") for part in ("train", "validation", "test")}
+    MODELS.mkdir(exist_ok=True)
+    REPORTS.mkdir(exist_ok=True)
+    metrics: dict[str, dict[str, float]] = {}
+    timings: dict[str, dict[str, float]] = {}
+    for name, candidate in params["candidates"].items():
+        started_at, start = time.time(), time.perf_counter()
+        model = fit_candidate(name, candidate or {}, parts, seed=params["seed"], coverage=params["coverage"])
+        seconds = time.perf_counter() - start
+        metrics[name] = scores(model, parts["validation"], parts["test"])
+        timings[name] = {"started_at": round(started_at, 3), "train_seconds": round(seconds, 3)}
+        _save(name, model)
+        write_plots(
+            REPORTS / "plots" / name,
+            model,
+            parts["test"],
+            importance_rows=params["importance_rows"],
+            repeats=params["importance_repeats"],
+            seed=params["seed"],
+        )
+        logger.info("{:<24} {:6.2f} s   custom_rmse {:.4f}", name, seconds, metrics[name]["custom_rmse"])
+    (REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (REPORTS / "timings.json").write_text(json.dumps(timings, indent=2) + "\n")
+    logger.info(
+        "all candidates\n{}",
+        table(metrics, {name: timing["train_seconds"] for name, timing in timings.items()}),
+    )
+
+
+def _save(name: str, model: ConformalRegressor) -> None:
+    """Write the model, unless it holds a type that nobody has looked at."""
+    dumped = skops_io.dumps(model)
+    unknown = set(skops_io.get_untrusted_types(data=dumped)) - set(TRUSTED_TYPES)
+    if unknown:
+        raise StageError(f"candidate {name}: types missing in pipeline/trusted.py: {', '.join(sorted(unknown))}")
+    (MODELS / f"{name}.skops").write_bytes(dumped)
+
+
+if __name__ == "__main__":
+    run_stage(main)

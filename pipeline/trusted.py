@@ -1,0 +1,13 @@
+"""The types that a model file may hold beside those that skops trusts by itself: a fixed list, read by people.
+
+``tests/unit/pipeline/test_trusted.py`` holds that no candidate needs more.
+"""
+
+from __future__ import annotations
+
+TRUSTED_TYPES: tuple[str, ...] = (
+    "pipeline.conformal.ConformalRegressor",
+    "pipeline.features.RatioFeatures",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+)
