@@ -94,9 +94,9 @@ def main() -> None:
     best = best_of(metrics)
     model, alias = settings.model_name, settings.model_alias
     version = _register(client, model, candidate=candidates[best], run=runs[best], lineage=lineage, parts=parts)
-    decision = _decide(
-        client, model, alias, version, candidates[best], parts["test"], params["register"]["tolerance"]
-    )
+    champion = _serving_version(client, model, alias)
+    tolerance = params["register"]["tolerance"]
+    decision = _decide(version, candidates[best], champion, parts["test"], tolerance)
     _apply(client, model, alias, version, decision)
     report = {
         "model": model,
@@ -182,33 +182,29 @@ def _description(candidate: Candidate, lineage: Lineage, parts: dict[str, pd.Dat
 {scores["test_interval_coverage"]:.1%} of the test rows and are {scores["test_interval_width"]:.2f} wide on average.
 
 Trained on {len(parts["train"]):,} block groups of the 1990 census, California only. The source caps values at \
-5.00001, so dear places are underestimated; it knows nothing of prices since, nor of single houses. The validation rows \
-chose this candidate and set the width of its intervals.
+5.00001, so dear places are underestimated; it knows nothing of prices since, nor of single houses. The validation \
+rows chose this candidate and set the width of its intervals.
 
 To reproduce: {origin}, data/raw/california_housing.csv with md5 {lineage.data_md5}, the run's parameters in \
 params.yaml, the model's requirements, then `dvc repro`."""
 
 
 def _decide(
-    client: MlflowClient,
-    model: str,
-    alias: str,
     version: ModelVersion,
-    *,
     challenger: Candidate,
+    champion: ModelVersion | None,
     test: pd.DataFrame,
     tolerance: float,
 ) -> Decision:
     """Return what the gate says of a version; the champion is scored anew, on the challenger's test rows."""
     rmse = challenger.metrics["test_rmse"]
-    champion = _serving_version(client, model, alias)
     if champion is None:
         return Decision("promoted", "no version served before", rmse)
     if champion.version == version.version:
         return Decision("unchanged", "the best run is the version that serves", rmse, rmse, champion.version)
     with tempfile.TemporaryDirectory() as directory:
         # A download that fails ends the stage; a model that is here and does not load is no champion.
-        path = download_artifacts(f"models:/{model}/{champion.version}", dst_path=directory)
+        path = download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=directory)
         try:
             predicted = load_model(path).predict(test[list(FEATURE_NAMES)])
         except Exception as error:
