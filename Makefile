@@ -1,0 +1,88 @@
+# The commands of the appliance; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+UV := $(VENV)/uv/bin/uv
+UV_VERSION := 0.13.9
+CONTROL := $(PYTHON) -m appliance.control
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dependencies .runtime/mlflow.db  ## install everything into .venv and .runtime, nothing outside
+	@$(PYTHON) -m appliance.runtime --retry
+
+up: $(VENV)/.dependencies .runtime/mlflow.db  ## start the appliance in the background and wait until it is ready
+	@$(PYTHON) -m appliance.runtime >/dev/null
+	@$(CONTROL) up
+
+down:  ## stop it
+	@if [ -x $(PYTHON) ]; then $(CONTROL) down; else echo "does not run: make up starts it"; fi
+
+status:  ## show each service, its address and the model that serves
+	@$(CONTROL) status
+
+logs:  ## follow the console, Ctrl-C ends that
+	@$(CONTROL) logs
+
+retrain:  ## train, gate and promote while the service goes on answering
+	@$(CONTROL) retrain
+
+test: $(VENV)/.development .runtime/mlflow.db  ## run all tests: real servers on free ports, state in temporary directories
+	@$(PYTHON) -m pytest
+
+test-unit: $(VENV)/.development  ## run the fast part of the tests
+	@$(PYTHON) -m pytest tests/unit
+
+lint: $(VENV)/.development  ## check style and types
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+lock: $(VENV)/.development  ## resolve pyproject.toml into the two lock files
+	@export UV_CUSTOM_COMPILE_COMMAND="make lock"; \
+	compile="$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links pyproject.toml"; \
+	$$compile --output-file requirements.lock; \
+	$$compile --extra dev --extra bench --constraint requirements.lock --output-file requirements-dev.lock
+
+clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
+	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
+	@rm -rf $(VENV) .runtime
+
+.PHONY: help setup up down status logs retrain test test-unit lint lock clean
+
+# Python 3.11 or newer may have any of these names.
+$(PYTHON):
+	@for python in $${PYTHON_FOR_SETUP:-} python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+	    echo "Python 3.11 or newer is needed, and no python3 on PATH is: install it and run make again" >&2; exit 1; \
+	fi; \
+	if ! "$$found" -c 'import venv, ensurepip' 2>/dev/null; then \
+	    echo "$$found has no venv: install it (Debian, Ubuntu: apt install python3-venv) and run make again" >&2; exit 1; \
+	fi; \
+	"$$found" -m venv $(VENV)
+
+# uv has a directory of its own, so that `uv pip sync` does not remove it.
+$(UV): | $(PYTHON)
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip >/dev/null  # a .venv made by uv has none
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(VENV)/uv uv==$(UV_VERSION)
+
+# Prometheus and Grafana are fetched meanwhile. Byte-compiled now, because a first import costs a start many seconds.
+$(VENV)/.dependencies: requirements.lock | $(UV)
+	@$(PYTHON) -m appliance.runtime >/dev/null & fetching=$$!; \
+	env -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes --compile-bytecode requirements.lock; \
+	wait $$fetching
+	@touch $@
+
+$(VENV)/.development: requirements-dev.lock $(VENV)/.dependencies
+	@env -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes --compile-bytecode requirements-dev.lock
+	@touch $@
+
+.runtime/mlflow.db: $(VENV)/.dependencies
+	@env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -m appliance.prepare --template

@@ -1,0 +1,219 @@
+"""The commands of the Makefile: ``python -m appliance.control up | down | status | logs | retrain | clean``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.settings import Settings, as_environment, load_settings
+from monitoring.health import Services, UnwellError, ask, check_all
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_START = 1800.0  # seconds; a training on a small machine may take minutes
+LONGEST_STOP = 10.0
+RELAYED = ("appliance", "bootstrap")
+
+
+def up(settings: Settings) -> int:
+    """Start the appliance in the background and wait until it is ready; 0 when it is, or was already."""
+    run = settings.state_dir / "run"
+    console = settings.state_dir / "logs" / "appliance.log"
+    if is_running(settings.state_dir):
+        say(read(run / "ready") or "runs already and is not ready: see make status, make logs")
+        return 0
+    try:
+        console.parent.mkdir(parents=True, exist_ok=True)
+        offset = console.stat().st_size if console.exists() else 0
+        output = console.open("ab")
+    except OSError:
+        # The entrypoint says in one line what is wrong with the directory.
+        return subprocess.run([ROOT / "entrypoint.sh"], check=False).returncode or 1
+    with output:
+        process = subprocess.Popen(
+            [ROOT / "entrypoint.sh"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return _follow_start(process, console, offset, run)
+
+
+def down(settings: Settings) -> int:
+    """Stop the appliance and wait for its end; 0 also when it did not run."""
+    if not is_running(settings.state_dir):
+        say("does not run")
+        return 0
+    run = settings.state_dir / "run"
+    # The second one is there when somebody killed the first.
+    for name in ("pid", "supervisord.pid"):
+        try:
+            os.kill(int(read(run / name)), signal.SIGTERM)
+            break
+        except (ValueError, ProcessLookupError):
+            continue
+    deadline = time.monotonic() + LONGEST_STOP
+    while is_running(settings.state_dir):
+        if time.monotonic() > deadline:
+            say(f"is still stopping after {LONGEST_STOP:.0f} s: see make logs")
+            return 1
+        time.sleep(0.05)
+    say("stopped")
+    return 0
+
+
+def status(settings: Settings) -> int:
+    """Show what each service answers now; 0 when all that are run here answer."""
+    if not is_running(settings.state_dir):
+        say("does not run: make up starts it")
+        return 1
+    services = Services.from_environment(as_environment(settings))
+    checks = check_all(services)
+    missing = services.missing()
+    rows = [
+        (name, "missing", address, missing[name])
+        if name in missing
+        else (name, "up" if checks[name].up else "down", address, checks[name].detail)
+        for name, address in services.addresses().items()
+    ]
+    sys.stdout.write(
+        "".join(f"{name:10}  {state:7}  {address:22}  {detail}\n" for name, state, address, detail in rows)
+    )
+    return 0 if all(check.up for check in checks.values()) else 1
+
+
+def logs(settings: Settings) -> int:
+    """Follow the console until Ctrl-C."""
+    console = settings.state_dir / "logs" / "appliance.log"
+    if not console.exists():
+        say("has not written anything yet: make up starts it")
+        return 1
+    return subprocess.run(["tail", "-n", "100", "-F", console], check=False).returncode
+
+
+def retrain(settings: Settings) -> int:
+    """Run one retraining against the running appliance, and return its exit code."""
+    services = Services.from_environment(as_environment(settings))
+    try:
+        ask(services.mlflow, "/api/2.0/mlflow/experiments/get?experiment_id=0")
+    except UnwellError as problem:
+        say(f"cannot retrain: MLflow at {services.mlflow} does not answer ({problem}); make up starts it")
+        return 1
+    return subprocess.run(
+        [ROOT / "entrypoint.sh", sys.executable, "-m", "pipeline.retrain", *sys.argv[2:]], check=False
+    ).returncode
+
+
+def clean(settings: Settings) -> int:
+    """Remove the state after the question was answered with yes, or without one when ``FORCE=1``."""
+    if is_running(settings.state_dir):
+        say("runs: make down first")
+        return 1
+    if settings.state_dir.exists():
+        if sys.argv[2:] != ["--force"] and not _confirmed(
+            f"Remove {settings.state_dir} with all models and logs? [y/N] "
+        ):
+            say("nothing removed")
+            return 1
+        shutil.rmtree(settings.state_dir)
+        say(f"removed {settings.state_dir}")
+    return 0
+
+
+def is_running(state: Path) -> bool:
+    """Tell whether an appliance holds the lock of this state."""
+    try:
+        with (state / "run" / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def read(file: Path) -> str:
+    """Return a file's text without the line end, empty when there is none."""
+    return file.read_text().strip() if file.exists() else ""
+
+
+def say(text: str) -> None:
+    """Write one line about the appliance."""
+    sys.stdout.write(f"appliance  | {text}\n")
+    sys.stdout.flush()
+
+
+def _follow_start(process: subprocess.Popen[bytes], console: Path, offset: int, run: Path) -> int:
+    deadline = time.monotonic() + LONGEST_START
+    ready = False
+    try:
+        while True:
+            ended = process.poll() is not None
+            ready = not ended and process.pid == int(read(run / "pid") or 0) and (run / "ready").exists()
+            offset = _relay(console, offset, everything=ended and not (run / "failed").exists())
+            if ready:
+                return 0
+            if ended:
+                return _started_in_vain(process.returncode, run)
+            if time.monotonic() > deadline:
+                say(f"is not ready after {LONGEST_START:.0f} s and goes on: see make status, make logs, make down")
+                return 1
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        sys.stdout.write("\n")
+        say("goes on starting in the background: make status, make logs, make down")
+        return 130
+
+
+def _started_in_vain(code: int, run: Path) -> int:
+    reason = read(run / "failed")
+    if reason:
+        sys.stderr.write(f"{reason}\n")
+    return code or 1
+
+
+def _relay(console: Path, offset: int, *, everything: bool) -> int:
+    """Copy the new whole lines that a user wants to see to stdout, and return the new offset."""
+    with console.open("rb") as file:
+        file.seek(offset)
+        new = file.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    for line in whole.decode(errors="replace").splitlines():
+        if everything or line.startswith(RELAYED):
+            sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    return offset + len(whole)
+
+
+def _confirmed(question: str) -> bool:
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+COMMANDS: dict[str, Callable[[Settings], int]] = {
+    "up": up, "down": down, "status": status, "logs": logs, "retrain": retrain, "clean": clean,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        sys.stderr.write(f"usage: python -m appliance.control {' | '.join(COMMANDS)}\n")
+        sys.exit(2)
+    os.chdir(ROOT)
+    try:
+        sys.exit(COMMANDS[sys.argv[1]](load_settings()))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

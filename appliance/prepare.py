@@ -1,0 +1,251 @@
+"""What is done before anything starts: check the machine, make the directories, put the migrated database in place.
+
+``python -m appliance.prepare`` ends with one line and exit 1 when something is in the way.
+``python -m appliance.prepare --template`` makes the empty, migrated MLflow database that every new state starts from.
+
+It runs at every start, so it imports no MLflow: migrating an empty file takes 6 s, copying a migrated one nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from app.settings import Settings, load_settings
+from pipeline.workspace import prepare as prepare_workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = ROOT / ".runtime" / "mlflow.db"
+LOCK_DESCRIPTOR = 9  # entrypoint.sh opens run/lock there and keeps it open
+LEAST_FREE_BYTES = 1_000_000_000
+LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, macOS 103
+DIRECTORIES = ("mlflow/artifacts", "champion", "prometheus", "grafana/plugins", "logs", "run")
+OUTLIVES_A_START = {"lock", "retrain.lock"}
+
+
+class RefusedError(Exception):
+    """The appliance cannot start; the message is one line with the remedy."""
+
+
+def prepare(settings: Settings) -> None:
+    """Make `settings.state_dir` ready for a start.
+
+    Raises
+    ------
+    RefusedError
+        For what is in the way, before anything was changed that a running appliance uses.
+    """
+    state = settings.state_dir
+    check_writable(state)
+    check_disk(state)
+    check_socket_path(state)
+    check_not_running(state)
+    check_ports(settings)
+    for directory in DIRECTORIES:
+        (state / directory).mkdir(parents=True, exist_ok=True)
+    clear_run_directory(state / "run")
+    if settings.test_mode:
+        return
+    prepare_database(state / "mlflow" / "mlflow.db")
+    prepare_workspace(state, ROOT)
+
+
+def check_writable(state: Path) -> None:
+    """Refuse a directory in which this user cannot make files."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        probe = state / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RefusedError(
+            f"STATE_DIR={state}: uid {os.getuid()} cannot write there ({error.strerror}); "
+            f"give it to that user (chown {os.getuid()} {state}) or set STATE_DIR to another directory"
+        ) from None
+
+
+def check_disk(state: Path) -> None:
+    """Refuse when there is hardly room for a training and a day of metrics."""
+    free = shutil.disk_usage(state).free
+    if free < LEAST_FREE_BYTES:
+        raise RefusedError(
+            f"STATE_DIR={state}: {free / 1e9:.1f} GB free, {LEAST_FREE_BYTES / 1e9:.1f} GB needed; "
+            "make room or set STATE_DIR to another disk"
+        )
+
+
+def check_socket_path(state: Path) -> None:
+    """Refuse a path in which the control socket would not fit."""
+    path = state / "run" / "supervisor.sock"
+    # supervisord binds a name with its process id behind it first.
+    excess = len(os.fsencode(path)) + len(".1234567") - LONGEST_SOCKET_PATH
+    if excess > 0:
+        raise RefusedError(f"STATE_DIR={state}: {excess} characters too long for a socket; set a shorter STATE_DIR")
+
+
+def check_not_running(state: Path) -> None:
+    """Refuse a state that another appliance uses, and keep others from using it."""
+    lock = state / "run" / "lock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    own = os.open(lock, os.O_RDWR)
+    descriptor = LOCK_DESCRIPTOR if _is_same_file(LOCK_DESCRIPTOR, own) else own
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RefusedError(
+            f"STATE_DIR={state}: an appliance runs there already; stop it (make down) or set another STATE_DIR"
+        ) from None
+
+
+def check_ports(settings: Settings) -> None:
+    """Refuse ports that are taken, or given twice, and name the variable to change."""
+    ports = {
+        "API_PORT": settings.api_port,
+        "MLFLOW_PORT": settings.mlflow_port,
+        "PROMETHEUS_PORT": settings.prometheus_port,
+        "GRAFANA_PORT": settings.grafana_port,
+    }
+    users: dict[int, str] = {}
+    for variable, port in ports.items():
+        if port in users:
+            raise RefusedError(f"{variable}={port} is the same port as {users[port]}; set one of them to another")
+        users[port] = variable
+        problem = bind_problem(settings.bind_address, port)
+        if problem:
+            raise RefusedError(
+                f"{variable}={port} cannot be used on {settings.bind_address} ({problem}); "
+                f"stop the program that uses it or set {variable} to another port"
+            )
+
+
+def clear_run_directory(run: Path) -> None:
+    """Remove what a former start left behind."""
+    for entry in run.iterdir():
+        if entry.name in OUTLIVES_A_START:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (run / "phases").mkdir()
+
+
+def prepare_database(database: Path, template: Path = TEMPLATE) -> None:
+    """Put an empty database of the installed MLflow's schema in place, or bring an older one up to it.
+
+    Raises
+    ------
+    RefusedError
+        When the database was written by a newer MLflow.
+    """
+    if not template.exists():
+        make_template(template)
+    if not database.exists():
+        new = database.with_suffix(".new")
+        shutil.copyfile(template, new)
+        new.replace(database)
+    elif revision(database) != revision(template):
+        upgrade_database(database, template)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def upgrade_database(database: Path, template: Path) -> None:
+    """Back up `database`, then migrate it to the installed MLflow's schema."""
+    found, wanted = revision(database), revision(template)
+    if found not in known_revisions():
+        raise RefusedError(
+            f"{database} has schema {found}, which this MLflow does not know (it has {wanted}); "
+            "start the newer version of the appliance that wrote it"
+        )
+    backup = database.with_name(f"mlflow-{found}-{time.strftime('%Y%m%dT%H%M%S')}.db")
+    with contextlib.closing(sqlite3.connect(database)) as source, contextlib.closing(sqlite3.connect(backup)) as copy:
+        source.backup(copy)
+    upgrade = subprocess.run(
+        [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{database}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if upgrade.returncode or revision(database) != wanted:
+        last = (upgrade.stderr.strip() or "no message").splitlines()[-1]
+        raise RefusedError(f"{database} could not be migrated from {found} to {wanted} ({last}); backup: {backup}")
+    sys.stdout.write(f"appliance  | MLflow database migrated from schema {found} to {wanted}; backup: {backup}\n")
+
+
+def revision(database: Path) -> str:
+    """Return the schema revision of an MLflow database."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+    except (sqlite3.Error, TypeError):
+        raise RefusedError(f"{database} is no MLflow database; move it away to start with an empty one") from None
+
+
+def known_revisions() -> set[str]:
+    """Return the schema revisions that the installed MLflow can start from, without importing it."""
+    from importlib.util import find_spec  # noqa: PLC0415 - only for an upgrade
+
+    spec = find_spec("mlflow")
+    if spec is None or spec.origin is None:
+        raise RefusedError("MLflow is not installed: run make setup")
+    versions = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
+    return {file.name.partition("_")[0] for file in versions.glob("*.py")}
+
+
+def make_template(template: Path) -> None:
+    """Make an empty database with the installed MLflow's schema; artifacts go through the server."""
+    template.parent.mkdir(parents=True, exist_ok=True)
+    new = template.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    code = "import sys; from mlflow.store.tracking import sqlalchemy_store as s; s.SqlAlchemyStore(*sys.argv[1:])"
+    made = subprocess.run(
+        [sys.executable, "-c", code, f"sqlite:///{new}", "mlflow-artifacts:/"],
+        capture_output=True, text=True, check=False, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )  # fmt: skip
+    if made.returncode:
+        raise RefusedError(f"the MLflow database could not be made: {made.stderr.strip().splitlines()[-1]}")
+    new.replace(template)
+
+
+def bind_problem(address: str, port: int) -> str:
+    """Return why a server could not listen there, empty when it could."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the servers do: connections of a former run that wind down are not in the way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return (error.strerror or str(error)).lower()
+    return ""
+
+
+def _is_same_file(descriptor: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(descriptor, other)
+    except OSError:  # nothing is open there
+        return False
+
+
+def main() -> None:
+    """Prepare the state of this machine, or the template with ``--template``."""
+    try:
+        if sys.argv[1:] == ["--template"]:
+            make_template(TEMPLATE)
+        else:
+            prepare(load_settings())
+    except RefusedError as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

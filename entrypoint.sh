@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Starts the appliance and stays its parent; or, with the name of a program, waits for what that program
+# needs and becomes it (supervisord.conf and Compose use these); or becomes any other command.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+ROOT=$PWD
+
+if [ -z "${APPLIANCE_ROOT:-}" ]; then
+    PATH=$ROOT/.venv/bin:$PATH:$ROOT/.runtime/prometheus:$ROOT/.runtime/grafana/bin
+    settings=$(python -m app.settings)
+    eval "$settings"
+    export APPLIANCE_ROOT=$ROOT PYTHONUNBUFFERED=1
+
+    # MLflow without a network, a job runner or long retries: server and clients.
+    export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_MODEL_CATALOG_URI='' MLFLOW_ENABLE_AI_GATEWAY=false
+    export MLFLOW_UV_AUTO_DETECT=false MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK=true
+    export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false
+    export MLFLOW_HTTP_REQUEST_MAX_RETRIES=1 MLFLOW_HTTP_REQUEST_TIMEOUT=5
+    export DVC_NO_ANALYTICS=1
+
+    # Grafana without a network: no reports, no updates, no plugins from elsewhere.
+    export GF_ANALYTICS_REPORTING_ENABLED=false GF_ANALYTICS_CHECK_FOR_UPDATES=false
+    export GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES=false GF_PLUGINS_PREINSTALL_DISABLED=true
+    export GF_PLUGINS_PREINSTALL_AUTO_UPDATE=false GF_PLUGINS_PLUGIN_ADMIN_ENABLED=false
+    export GF_PLUGINS_PUBLIC_KEY_RETRIEVAL_DISABLED=true GF_NEWS_NEWS_FEED_ENABLED=false
+    export GF_SNAPSHOTS_EXTERNAL_ENABLED=false GF_SECURITY_DISABLE_GRAVATAR=true
+    # Everyone who reaches it may look; changing something needs the login.
+    export GF_AUTH_ANONYMOUS_ENABLED=true GF_AUTH_ANONYMOUS_ORG_ROLE=Viewer
+    export GF_SERVER_HTTP_ADDR=$BIND_ADDRESS GF_SERVER_HTTP_PORT=$GRAFANA_PORT
+    export GF_PATHS_DATA=$STATE_DIR/grafana GF_PATHS_LOGS=$STATE_DIR/logs GF_PATHS_PLUGINS=$STATE_DIR/grafana/plugins
+    export GF_PATHS_PROVISIONING=$ROOT/monitoring/grafana/provisioning GF_LOG_MODE=console GF_LOG_LEVEL=warn
+    export GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH=$ROOT/monitoring/grafana/dashboards/overview.json
+fi
+
+MISSING=69  # supervisord.conf: expected, not started again
+
+# wait_for SECONDS WHAT COMMAND...: until the command succeeds, or fail in one line.
+wait_for() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        if ((SECONDS >= deadline)); then
+            echo "$what is still missing" >&2
+            exit 1
+        fi
+        sleep 0.2
+    done
+}
+
+model_exists() { [ -e "$STATE_DIR/run/registered" ] || [ -e "$STATE_DIR/champion/current.json" ]; }
+
+appliance() {
+    local started=${EPOCHREALTIME:-$SECONDS} child='' stopping='' status=0
+    export STARTED_AT=${started/,/.}
+    trap 'stopping=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
+    trap '' HUP  # supervisord would start everything anew
+
+    # Held by this process and supervisord as long as either lives; prepare takes it on descriptor 9.
+    mkdir -p "$STATE_DIR/run" 2>/dev/null || true
+    { exec 9>>"$STATE_DIR/run/lock"; } 2>/dev/null || true
+    python -m appliance.prepare
+    [ -z "$stopping" ] || exit 0
+    echo $$ >"$STATE_DIR/run/pid"
+    [ ! -S /dev/fd/1 ] || exec > >(exec cat)  # supervisord opens its output by name, a socket has none
+
+    supervisord --nodaemon --configuration "$ROOT/supervisord.conf" &
+    child=$!
+    [ -z "$stopping" ] || kill -TERM "$child"
+    while kill -0 "$child" 2>/dev/null; do
+        status=0
+        wait "$child" || status=$?
+    done
+    rm -f "$STATE_DIR/run/ready" "$STATE_DIR/run/pid"
+    if [ -s "$STATE_DIR/run/failed" ]; then
+        cat "$STATE_DIR/run/failed" >&2
+        exit 1
+    fi
+    [ -n "$stopping" ] || [ "$status" = 0 ] || { echo "supervisord ended with status $status" >&2; exit 1; }
+}
+
+case ${1:-} in
+    '')
+        appliance
+        ;;
+    mlflow)
+        [ "$TEST_MODE" = off ] || exit $MISSING
+        exec python -m appliance.registry
+        ;;
+    bootstrap)
+        [ "$TEST_MODE" = off ] || exit 0
+        exec python -m pipeline.retrain --unless-registered
+        ;;
+    api)
+        [ "$TEST_MODE" = on ] || wait_for 1800 "a registered model" model_exists
+        exec python -m app.main
+        ;;
+    prometheus)
+        binary=$(command -v prometheus) || exit $MISSING
+        sed "s|API_PORT|$API_PORT|; s|PROMETHEUS_PORT|$PROMETHEUS_PORT|" \
+            monitoring/prometheus/prometheus.yml >"$STATE_DIR/run/prometheus.yml"
+        set -- "--config.file=$STATE_DIR/run/prometheus.yml" "--storage.tsdb.path=$STATE_DIR/prometheus" \
+            --storage.tsdb.retention.time=30d --storage.tsdb.retention.size=1GB \
+            "--web.listen-address=$BIND_ADDRESS:$PROMETHEUS_PORT" --log.level=warn
+        assets=$(dirname "$(readlink -f "$binary")")/web  # Debian's build reads its pages from files
+        [ ! -d "$assets" ] || set -- "$@" "--web.local-assets=$assets"
+        exec "$binary" "$@"
+        ;;
+    grafana)
+        binary=$(command -v grafana) || exit $MISSING
+        home=$(dirname "$(dirname "$(readlink -f "$binary")")")
+        [ -d "$home/conf" ] || home=/usr/share/grafana
+        export PROMETHEUS_URL=http://127.0.0.1:$PROMETHEUS_PORT DASHBOARDS=$ROOT/monitoring/grafana/dashboards
+        exec "$binary" server --homepath "$home"
+        ;;
+    *)
+        exec "$@"
+        ;;
+esac

@@ -1,0 +1,280 @@
+"""The supervisord event listener: it writes the console, measures health, and ends the appliance when it cannot be.
+
+supervisord tells it, over stdin, what every program writes and when one dies. A thread asks the services every few
+seconds. supervisord itself would start a crashing program for ever and always exits 0: here four crashes in a row
+without a healthy moment between them, a program that cannot start, or a failed training leave one line in
+``run/failed`` and stop everything; ``entrypoint.sh`` turns that line into a non-zero exit.
+
+Only the standard library, so that it costs 12 MB. stdout belongs to the event protocol.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from monitoring.health import Check, Services, check_all, check_whole
+from pipeline.schema import FEATURES
+
+CRASHES = 4  # in a row, with no healthy measurement between them
+INTERVAL = 2.0  # seconds between two measurements
+STARTING_INTERVAL = 0.3  # until ready
+FAILURES = 2  # measurements in a row until a service counts as down: one may be a moment of load
+NAME_WIDTH = 10
+
+
+class Console:
+    """Writes whole lines, each behind the name of the program it comes from."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._unfinished: dict[str, str] = {}
+        self.last_line: dict[str, str] = {}
+
+    def write(self, program: str, text: str) -> None:
+        """Add a piece of a program's output; an unfinished line waits for its end."""
+        with self._lock:
+            *lines, rest = (self._unfinished.pop(program, "") + text).split("\n")
+            if rest:
+                self._unfinished[program] = rest
+            self._write_lines(program, lines)
+
+    def finish(self, program: str) -> None:
+        """Write what a program that ended has left without a line end."""
+        with self._lock:
+            rest = self._unfinished.pop(program, "")
+            self._write_lines(program, [rest] if rest else [])
+
+    def _write_lines(self, program: str, lines: list[str]) -> None:
+        for line in lines:
+            if line.strip():
+                self.last_line[program] = line.strip()
+        self._stream.write("".join(f"{program:{NAME_WIDTH}} | {line}\n" for line in lines))
+        self._stream.flush()
+
+
+class RunDirectory:
+    """The files by which the watchdog speaks to everyone else; each is replaced in one step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, text: str) -> None:
+        """Replace the file `name`."""
+        new = self.path / f".{name}.new"
+        new.write_text(text)
+        new.replace(self.path / name)
+
+    def read(self, name: str) -> str:
+        """Return the line in the file `name`, empty when there is none."""
+        file = self.path / name
+        return file.read_text().strip() if file.exists() else ""
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def phases(self) -> dict[str, float]:
+        """Return the seconds that the pipeline noted for its phases, in the order in which they ended."""
+        files = sorted((self.path / "phases").glob("*"), key=lambda file: file.stat().st_mtime)
+        return {file.name: float(file.read_text()) for file in files}
+
+
+class Watchdog:
+    """What is known about the programs, and what follows from it."""
+
+    def __init__(self, services: Services, run: RunDirectory, console: Console, stop: Callable[[], None]) -> None:
+        self.services = services
+        self.run = run
+        self.console = console
+        self._stop = stop
+        self._crashes: Counter[str] = Counter()
+        self._groups: dict[str, int] = {}
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def handle(self, event: str, fields: Mapping[str, str], data: str) -> None:
+        """Act on one event of supervisord."""
+        program = fields.get("processname", "")
+        if event.startswith("PROCESS_LOG"):
+            self.console.write(program, data)
+        elif event == "SUPERVISOR_STATE_CHANGE_STOPPING":
+            self._stopping.set()
+            self.run.remove("ready")
+        elif program == "watchdog":
+            pass
+        elif event == "PROCESS_STATE_RUNNING":
+            self._groups[program] = int(fields["pid"])
+        elif event == "PROCESS_STATE_EXITED":
+            self._groups.pop(program, None)
+            self.console.finish(program)
+            self._exited(program, expected=fields["expected"] == "1")
+        elif event == "PROCESS_STATE_FATAL":
+            self.console.finish(program)
+            self.fail(f"{program} does not start: {self._last_words(program)}")
+
+    def orphaned(self) -> None:
+        """Stop every program: supervisord is gone, and nobody else would."""
+        if not self._stopping.is_set():
+            self.run.write("failed", "supervisord was killed\n")
+        self.run.remove("ready")
+        for group in self._groups.values():
+            try:
+                os.killpg(group, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+
+    def fail(self, reason: str) -> None:
+        """End the appliance with one line; only the first reason counts."""
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            self._stopping.set()
+        self.run.remove("ready")
+        self.run.write("failed", reason + "\n")
+        self.say(f"stopping everything: {reason}")
+        self._stop()
+
+    def say(self, text: str) -> None:
+        """Write a line of the appliance itself."""
+        self.console.write("appliance", text + "\n")
+
+    def _exited(self, program: str, *, expected: bool) -> None:
+        if program == "bootstrap":
+            if expected:
+                self.run.write("registered", "")
+            else:
+                self.fail(self._last_words(program))
+        elif not expected:
+            self._crashes[program] += 1
+            if self._crashes[program] >= CRASHES:
+                self.fail(f"{program} ended {CRASHES} times in a row: {self._last_words(program)}")
+            else:
+                self.say(f"{program} ended unexpectedly and is started again")
+
+    def _last_words(self, program: str) -> str:
+        return self.console.last_line.get(program, "it wrote nothing")
+
+    # -- health -------------------------------------------------------------------------------------------------
+
+    def watch(self, started: float) -> None:
+        """Measure until the appliance stops; `started` is when its first process did (unix seconds)."""
+        prepared = time.time()
+        first_up: dict[str, float] = {}
+        failures: Counter[str] = Counter()
+        down_since: dict[str, float] = {}
+        ready_line = self.run.read("was_ready")  # by a watchdog before this one
+        while not self._stopping.is_set():
+            checks = check_all(self.services)
+            now = time.time()
+            for name, check in checks.items():
+                failures[name] = 0 if check.up else failures[name] + 1
+                if check.up:
+                    first_up.setdefault(name, now)
+                    self._crashes[name] = 0
+                    if name in down_since:
+                        self.say(f"{name} is back after {now - down_since.pop(name):.1f} s")
+                elif name in first_up and name not in down_since and failures[name] >= FAILURES:
+                    down_since[name] = now
+                    self._degraded(name, check)
+            self._report(checks, first_up, down_since)
+            if not ready_line and all(check.up for check in checks.values()):
+                ready_line = self._first_ready(started, prepared, first_up)
+            with self._lock:
+                if ready_line and not down_since and not self._stopping.is_set():
+                    self.run.write("ready", ready_line + "\n")
+            self._stopping.wait(INTERVAL if ready_line else STARTING_INTERVAL)
+
+    def _degraded(self, name: str, check: Check) -> None:
+        self.run.remove("ready")
+        if not self._stopping.is_set():
+            self.say(f"{name} is down: {check.detail}")
+
+    def _first_ready(self, started: float, prepared: float, first_up: Mapping[str, float]) -> str:
+        """Return the ready line, once the whole has answered a real question; till then an empty string."""
+        if not check_whole(self.services, {column.name: column.example for column in FEATURES}).up:
+            return ""
+        seconds = {"prepare": prepared - started} | self.run.phases()
+        registered = self.run.path / "registered"
+        awaited = max(prepared, registered.stat().st_mtime) if self.run.phases() else prepared
+        seconds |= {name: at - (awaited if name == "api" else prepared) for name, at in first_up.items()}
+        phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+        missing = self.services.missing()
+        titles = {"api": "API", "mlflow": "MLflow", "prometheus": "Prometheus", "grafana": "Grafana"}
+        addresses = " ".join(
+            f"{titles[name]} {'missing' if name in missing else url}"
+            for name, url in self.services.addresses().items()
+        )
+        line = f"ready in {time.time() - started:.1f} s ({phases}): {addresses}"
+        self.run.write("was_ready", line + "\n")
+        self.say(line)
+        for name, remedy in missing.items():
+            self.say(f"without {titles[name]}: {remedy}")
+        return line
+
+    def _report(
+        self, checks: Mapping[str, Check], first_up: Mapping[str, float], down_since: Mapping[str, float]
+    ) -> None:
+        missing = self.services.missing()
+        services = {}
+        for name, address in self.services.addresses().items():
+            if name in missing:
+                state, detail = "missing", missing[name]
+            else:
+                state = "down" if name in down_since else "up" if name in first_up else "starting"
+                detail = checks[name].detail
+            services[name] = {"state": state, "detail": detail, "address": address}
+        checked_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        self.run.write("health.json", json.dumps({"checked_at": checked_at, "services": services}) + "\n")
+
+
+def read_event(stream: BinaryIO) -> tuple[str, dict[str, str], str] | None:
+    """Return the next event's name, fields and data, or None at the end of the stream."""
+    header = _fields(stream.readline().decode())
+    if "len" not in header:
+        return None
+    payload = stream.read(int(header["len"])).decode(errors="replace")
+    if header["eventname"].startswith("PROCESS_LOG"):
+        first, _, data = payload.partition("\n")
+        return header["eventname"], _fields(first), data
+    return header["eventname"], _fields(payload), ""
+
+
+def _fields(line: str) -> dict[str, str]:
+    return dict(word.split(":", 1) for word in line.split() if ":" in word)
+
+
+def main() -> None:
+    """Listen to supervisord until it goes away."""
+    supervisord = os.getppid()
+    services = Services.from_environment(os.environ)
+    run = RunDirectory(Path(os.environ["STATE_DIR"]) / "run")
+    console = Console(sys.stderr)
+    watchdog = Watchdog(services, run, console, lambda: os.kill(supervisord, signal.SIGTERM))
+    threading.Thread(target=watchdog.watch, args=(float(os.environ["STARTED_AT"]),), daemon=True).start()
+    while True:
+        sys.stdout.write("READY\n")
+        sys.stdout.flush()
+        event = read_event(sys.stdin.buffer)
+        if event is None:
+            watchdog.orphaned()
+            return
+        watchdog.handle(*event)
+        sys.stdout.write("RESULT 2\nOK")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
