@@ -8,7 +8,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 UV := $(VENV)/uv/bin/uv
 UV_VERSION := 0.13.9
-CONTROL := $(PYTHON) -m appliance.control
+CONTROL := ./entrypoint.sh python -m appliance.control
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -34,21 +34,6 @@ fi
 
 MISSING=69  # supervisord.conf: expected, not started again
 
-# wait_for SECONDS WHAT COMMAND...: until the command succeeds, or fail in one line.
-wait_for() {
-    local deadline=$((SECONDS + $1)) what=$2
-    shift 2
-    until "$@"; do
-        if ((SECONDS >= deadline)); then
-            echo "$what is still missing" >&2
-            exit 1
-        fi
-        sleep 0.2
-    done
-}
-
-model_exists() { [ -e "$STATE_DIR/run/registered" ] || [ -e "$STATE_DIR/champion/current.json" ]; }
-
 appliance() {
     local started=${EPOCHREALTIME:-$SECONDS} child='' stopping='' status=0
     export STARTED_AT=${started/,/.}
@@ -91,8 +76,7 @@ case ${1:-} in
         exec python -m pipeline.retrain --unless-registered
         ;;
     api)
-        [ "$TEST_MODE" = on ] || wait_for 1800 "a registered model" model_exists
-        exec python -m app.main
+        exec python -m app.main  # starts without a model, answers 503 until there is one
         ;;
     prometheus)
         binary=$(command -v prometheus) || exit $MISSING

@@ -125,7 +125,8 @@ class ChampionKeeper:
                 self.poll()
             except Exception:  # the thread must outlive any surprise
                 logger.exception("looking for a new model version failed")
-            self._stop.wait(self._poll_seconds)
+            # A service without a model has nothing better to do than to look for one.
+            self._stop.wait(self._poll_seconds if self.current else min(0.5, self._poll_seconds))
 
     def poll(self) -> None:
         """Ask once; load and swap if the alias names another version."""

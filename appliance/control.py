@@ -1,4 +1,7 @@
-"""The commands of the Makefile: ``python -m appliance.control up | down | status | logs | retrain | clean``."""
+"""The commands of the Makefile: up, down, status, logs, retrain, clean.
+
+``./entrypoint.sh python -m appliance.control COMMAND``: the entrypoint gives commands the programs' environment.
+"""
 
 from __future__ import annotations
 
@@ -106,9 +109,7 @@ def retrain(settings: Settings) -> int:
     except UnwellError as problem:
         say(f"cannot retrain: MLflow at {services.mlflow} does not answer ({problem}); make up starts it")
         return 1
-    return subprocess.run(
-        [ROOT / "entrypoint.sh", sys.executable, "-m", "pipeline.retrain", *sys.argv[2:]], check=False
-    ).returncode
+    return subprocess.run([sys.executable, "-m", "pipeline.retrain"], check=False).returncode
 
 
 def clean(settings: Settings) -> int:
@@ -152,16 +153,18 @@ def say(text: str) -> None:
 
 def _follow_start(process: subprocess.Popen[bytes], console: Path, offset: int, run: Path) -> int:
     deadline = time.monotonic() + LONGEST_START
-    ready = False
+    ready, last = False, ""
     try:
         while True:
             ended = process.poll() is not None
             ready = not ended and process.pid == int(read(run / "pid") or 0) and (run / "ready").exists()
-            offset = _relay(console, offset, everything=ended and not (run / "failed").exists())
+            offset, last = _relay(console, offset, last)
             if ready:
                 return 0
             if ended:
-                return _started_in_vain(process.returncode, run)
+                # The entrypoint's own last line says why, be it of prepare or of run/failed.
+                sys.stderr.write(f"{last}\n")
+                return process.returncode or 1
             if time.monotonic() > deadline:
                 say(f"is not ready after {LONGEST_START:.0f} s and goes on: see make status, make logs, make down")
                 return 1
@@ -172,24 +175,18 @@ def _follow_start(process: subprocess.Popen[bytes], console: Path, offset: int, 
         return 130
 
 
-def _started_in_vain(code: int, run: Path) -> int:
-    reason = read(run / "failed")
-    if reason:
-        sys.stderr.write(f"{reason}\n")
-    return code or 1
-
-
-def _relay(console: Path, offset: int, *, everything: bool) -> int:
-    """Copy the new whole lines that a user wants to see to stdout, and return the new offset."""
+def _relay(console: Path, offset: int, last: str) -> tuple[int, str]:
+    """Copy new lines that a user wants to see to stdout; return the new offset and the console's last line."""
     with console.open("rb") as file:
         file.seek(offset)
         new = file.read()
     whole = new[: new.rfind(b"\n") + 1]
     for line in whole.decode(errors="replace").splitlines():
-        if everything or line.startswith(RELAYED):
+        last = line
+        if line.startswith(RELAYED):
             sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-    return offset + len(whole)
+    return offset + len(whole), last
 
 
 def _confirmed(question: str) -> bool:
@@ -206,7 +203,7 @@ COMMANDS: dict[str, Callable[[Settings], int]] = {
 def main() -> None:
     """Run the command that the first argument names."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.stderr.write(f"usage: python -m appliance.control {' | '.join(COMMANDS)}\n")
+        sys.stderr.write(f"usage: ./entrypoint.sh python -m appliance.control {' | '.join(COMMANDS)}\n")
         sys.exit(2)
     os.chdir(ROOT)
     try:

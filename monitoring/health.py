@@ -19,7 +19,11 @@ TIMEOUT = 3.0  # seconds for one question; a stopped process accepts connections
 
 
 class UnwellError(Exception):
-    """A service answered wrongly or not at all; the message says how."""
+    """A service answered wrongly or not at all; the message says how, `status` is what it answered, if it did."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def ask(base: str, path: str, body: Mapping[str, object] | None = None) -> Any:
         response = connection.getresponse()
         text = response.read()
         if response.status != http.HTTPStatus.OK:
-            raise UnwellError(f"{path.partition('?')[0]} answered {response.status}")
+            raise UnwellError(f"{path.partition('?')[0]} answered {response.status}", response.status)
         return json.loads(text)
     except TimeoutError:
         raise UnwellError(f"no answer in {TIMEOUT:.0f} s") from None
@@ -141,9 +145,19 @@ def _check_api(services: Services) -> str:
 
 
 def _check_mlflow(services: Services) -> str:
+    try:
+        return f"{services.model_name}@{services.model_alias} is version {_alias(services)}"
+    except UnwellError as problem:
+        # Before the first training the registry is well and has nothing to show.
+        if problem.status == http.HTTPStatus.NOT_FOUND:
+            return f"no {services.model_name}@{services.model_alias} yet"
+        raise
+
+
+def _alias(services: Services) -> str:
     query = urlencode({"name": services.model_name, "alias": services.model_alias}, quote_via=quote)
     answer = ask(services.mlflow, f"/api/2.0/mlflow/registered-models/alias?{query}")
-    return f"{services.model_name}@{services.model_alias} is version {answer['model_version']['version']}"
+    return str(answer["model_version"]["version"])
 
 
 def _check_prometheus(services: Services) -> str:
@@ -163,7 +177,7 @@ def _predict_and_be_seen(services: Services, features: Mapping[str, float]) -> s
     prediction = ask(services.api, "/predict", body=features)
     value = float(prediction["predicted_median_house_value"])
     if not services.test_mode:
-        _check_mlflow(services)
+        _alias(services)
     if "prometheus" not in services.missing() and _scraped(services, "api") != 1:
         raise UnwellError("Prometheus has not scraped the API")
     return f"predicts {value}"
