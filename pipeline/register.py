@@ -22,8 +22,7 @@ from mlflow.sklearn import load_model
 from sklearn.metrics import root_mean_squared_error
 from skops import io as skops_io
 
-from pipeline.evaluate import target
-from pipeline.schema import FEATURE_NAMES
+from pipeline.schema import FEATURE_NAMES, TARGET
 from pipeline.server import wait_until_healthy
 from pipeline.settings import RegistrySettings
 from pipeline.stage import MODELS, PROCESSED, REPORTS, StageError, load_params, run_stage
@@ -82,15 +81,7 @@ def main() -> None:
     parts = {name: pd.read_parquet(PROCESSED / f"{name}.parquet") for name in ("train", "validation", "test")}
 
     candidates = {name: _read_candidate(name, params, metrics[name]) for name in metrics}
-    datasets = as_datasets(parts)
-    runs = {}
-    for name, candidate in candidates.items():
-        start = time.perf_counter()
-        known = find_run(client, experiment_id, candidate.fingerprint(lineage))
-        runs[name] = known or log_candidate(client, experiment_id, candidate, lineage, datasets)
-        outcome = "is on the server already" if known else f"logged in {time.perf_counter() - start:.2f} s"
-        logger.info("{:<24} {}", name, outcome)
-
+    runs = _log_missing(client, experiment_id, candidates, lineage, parts)
     best = best_of(metrics)
     model, alias = settings.model_name, settings.model_alias
     version = _register(client, model, candidate=candidates[best], run=runs[best], lineage=lineage, parts=parts)
@@ -118,6 +109,31 @@ def _experiment(client: MlflowClient, name: str) -> str:
     return str(experiment.experiment_id if experiment else client.create_experiment(name))
 
 
+def _log_missing(
+    client: MlflowClient,
+    experiment_id: str,
+    candidates: dict[str, Candidate],
+    lineage: Lineage,
+    parts: dict[str, pd.DataFrame],
+) -> dict[str, LoggedRun]:
+    """Return the run of each candidate, after logging those that the server lacks."""
+    runs = {}
+    for name, candidate in candidates.items():
+        if known := find_run(client, experiment_id, candidate.fingerprint(lineage)):
+            runs[name] = known
+    logger.info("{} of {} runs are on the server already", len(runs), len(candidates))
+    missing = [name for name in candidates if name not in runs]
+    datasets = as_datasets(parts) if missing else {}
+    for name in missing:
+        start = time.perf_counter()
+        model = skops_io.load(MODELS / f"{name}.skops", trusted=list(TRUSTED_TYPES))
+        runs[name] = log_candidate(
+            client, experiment_id, candidates[name], model=model, lineage=lineage, datasets=datasets
+        )
+        logger.info("{:<24} logged in {:.2f} s", name, time.perf_counter() - start)
+    return runs
+
+
 def _read_candidate(name: str, params: dict[str, Any], metrics: dict[str, float]) -> Candidate:
     timing = json.loads((REPORTS / "timings.json").read_text())[name]
     train = params["train"]
@@ -128,7 +144,6 @@ def _read_candidate(name: str, params: dict[str, Any], metrics: dict[str, float]
     }
     return Candidate(
         name=name,
-        model=skops_io.load(MODELS / f"{name}.skops", trusted=list(TRUSTED_TYPES)),
         params=flatten(own),
         metrics=metrics,
         started_at=timing["started_at"],
@@ -174,11 +189,12 @@ def _register(
 
 def _description(candidate: Candidate, lineage: Lineage, parts: dict[str, pd.DataFrame]) -> str:
     scores = candidate.metrics
+    coverage = float(candidate.params["coverage"])
     origin = f"commit {lineage.git_commit}" if lineage.git_commit else f"code digest {lineage.code_digest}"
     return f"""\
 {candidate.name}: RMSE {scores["custom_rmse"]:.3f}, R² {scores["custom_r2_score"]:.3f} on \
 {len(parts["validation"]):,} validation rows; RMSE {scores["test_rmse"]:.3f}, MAE {scores["test_mae"]:.3f} on \
-{len(parts["test"]):,} test rows (100,000 US dollars of 1990). Its {candidate.model.coverage:.0%} intervals hold \
+{len(parts["test"]):,} test rows (100,000 US dollars of 1990). Its {coverage:.0%} intervals hold \
 {scores["test_interval_coverage"]:.1%} of the test rows and are {scores["test_interval_width"]:.2f} wide on average.
 
 Trained on {len(parts["train"]):,} block groups of the 1990 census, California only. The source caps values at \
@@ -211,7 +227,7 @@ def _decide(
             logger.opt(exception=error).warning("version {} cannot be used any more", champion.version)
             reason = f"version {champion.version} cannot be used any more: {type(error).__name__}: {error}"
             return Decision("promoted", reason, rmse, champion_version=champion.version)
-    return judge(rmse, root_mean_squared_error(target(test), predicted), champion.version, tolerance)
+    return judge(rmse, root_mean_squared_error(test[TARGET.name], predicted), champion.version, tolerance)
 
 
 def _serving_version(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:

@@ -31,6 +31,7 @@ STOP_SECONDS = 6  # from being told to stop to killing what has not ended; super
 
 _STAGE_STARTS = re.compile(r"^Running stage '(\w+)'")
 _STAGE_FAILED = re.compile(r"^ERROR: failed to reproduce '(\w+)'")
+_EXCEPTION = re.compile(r"^[\w.]+(Error|Exception|Interrupt|Exit)\b")
 _LOGGED_ERROR = re.compile(r"\| ERROR\s*\| (.*)")
 
 
@@ -107,7 +108,9 @@ class _Progress:
             self.stage_ends()
             self.stage, self.reason, self._started = starts[1], "", time.monotonic()
         elif failed := _STAGE_FAILED.match(text):
-            self.stage, self.reason = failed[1], self.reason or self._last
+            self.stage = failed[1]
+            if not self.reason:
+                self.reason = self._last if _EXCEPTION.match(self._last) else text.partition(": failed to run: ")[2]
         elif logged := _LOGGED_ERROR.search(text):
             self.reason = logged[1].strip()
         elif text.startswith("ERROR: ") and not self.stage:
@@ -185,6 +188,8 @@ def _write_phases(state_dir: Path, seconds: dict[str, float]) -> None:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise StoppedError(signal.Signals(signum).name)
 
 

@@ -51,10 +51,9 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained candidate as the train stage left it, with the parameters that made it."""
+    """What the train stage reports of a candidate, with the parameters that made it."""
 
     name: str
-    model: ConformalRegressor
     params: dict[str, str]
     metrics: dict[str, float]
     started_at: float
@@ -139,6 +138,8 @@ def log_candidate(
     client: MlflowClient,
     experiment_id: str,
     candidate: Candidate,
+    *,
+    model: ConformalRegressor,
     lineage: Lineage,
     datasets: Mapping[str, PandasDataset],
 ) -> LoggedRun:
@@ -158,7 +159,7 @@ def log_candidate(
     with mlflow.start_run(run_id=run_id):
         mlflow.log_params(candidate.params)
         mlflow.log_inputs(list(datasets.values()), ["training", "validation", "test"], [None] * 3)
-        model_id = _log_model(candidate, lineage, datasets["train"].df)
+        model_id = _log_model(candidate, model, lineage, datasets["train"].df)
         of_validation = {name: value for name, value in candidate.metrics.items() if name.startswith("custom_")}
         of_test = {name: value for name, value in candidate.metrics.items() if name.startswith("test_")}
         mlflow.log_metrics(of_validation, model_id=model_id, dataset=datasets["validation"])
@@ -170,16 +171,16 @@ def log_candidate(
     return LoggedRun(run_id, model_id)
 
 
-def _log_model(candidate: Candidate, lineage: Lineage, train: pd.DataFrame) -> str:
+def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage, train: pd.DataFrame) -> str:
     example = train[list(FEATURE_NAMES)].head(5)
     scores = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
     info = log_model(
-        candidate.model,
+        model,
         name=candidate.name,
         serialization_format="skops",
         skops_trusted_types=list(TRUSTED_TYPES),
         code_paths=[str(CODE)],
-        signature=infer_signature(example, candidate.model.predict(example)),
+        signature=infer_signature(example, model.predict(example)),
         input_example=example,
         # Named, not inferred: inference loads the model in a fresh process, ten seconds each.
         pip_requirements=list(lineage.requirements),
@@ -187,7 +188,7 @@ def _log_model(candidate: Candidate, lineage: Lineage, train: pd.DataFrame) -> s
             "family": candidate.name,
             "training_range": {name: [float(train[name].min()), float(train[name].max())] for name in FEATURE_NAMES},
             "scores": {name: candidate.metrics[name] for name in scores},
-            "interval_coverage": candidate.model.coverage,
+            "interval_coverage": model.coverage,
             "data_md5": lineage.data_md5,
             "code_digest": lineage.code_digest,
         },
