@@ -11,6 +11,7 @@ Only the standard library, so that it costs 12 MB. stdout belongs to the event p
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 from monitoring.health import Check, Services, check_all, check_whole
 from pipeline.schema import FEATURES
@@ -240,12 +241,15 @@ class Watchdog:
         self.run.write("health.json", json.dumps({"checked_at": checked_at, "services": services}) + "\n")
 
 
-def read_event(stream: BinaryIO) -> tuple[str, dict[str, str], str] | None:
-    """Return the next event's name, fields and data, or None at the end of the stream."""
-    header = _fields(stream.readline().decode())
+def read_event(stream: TextIO) -> tuple[str, dict[str, str], str] | None:
+    """Return the next event's name, fields and data, or None at the end of the stream.
+
+    A stream of text, not of bytes: supervisord counts the length of an event in characters.
+    """
+    header = _fields(stream.readline())
     if "len" not in header:
         return None
-    payload = stream.read(int(header["len"])).decode(errors="replace")
+    payload = stream.read(int(header["len"]))
     if header["eventname"].startswith("PROCESS_LOG"):
         first, _, data = payload.partition("\n")
         return header["eventname"], _fields(first), data
@@ -264,10 +268,11 @@ def main() -> None:
     console = Console(sys.stderr)
     watchdog = Watchdog(services, run, console, lambda: os.kill(supervisord, signal.SIGTERM))
     threading.Thread(target=watchdog.watch, args=(float(os.environ["STARTED_AT"]),), daemon=True).start()
+    events = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="\n")
     while True:
         sys.stdout.write("READY\n")
         sys.stdout.flush()
-        event = read_event(sys.stdin.buffer)
+        event = read_event(events)
         if event is None:
             watchdog.orphaned()
             return
