@@ -66,7 +66,8 @@ class PredictionLog:
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
 
     def start(self) -> None:
-        """Start the writer."""
+        """Open the file, so that a wrong one is told at once, and start the writer."""
+        self._commit([])
         self._thread.start()
 
     def stop(self) -> None:
@@ -93,7 +94,6 @@ class PredictionLog:
             self._queued_rows -= len(rows)
 
     def _run(self) -> None:
-        self._commit([])  # opens the file, so that a wrong one is told at the start
         while (entry := self._queue.get()) is not None:
             group = [entry]
             stopping = False

@@ -1,0 +1,285 @@
+"""Real processes for the tests of the service: an MLflow server with real versions, and the service itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import mlflow
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from mlflow.models import infer_signature
+from mlflow.tracking import MlflowClient
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pipeline.conformal import ConformalRegressor
+from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
+from pipeline.trusted import TRUSTED_TYPES
+
+ROOT = Path(__file__).parents[3]
+EXAMPLE: dict[str, float] = {column.name: column.example for column in FEATURES}
+NAME, ALIAS = "HousePriceModel", "Production"
+
+POLL_SECONDS = 0.3
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 20) -> Any:
+    """Return the first true answer of ``condition``; a refused connection is not one yet."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if answer := condition():
+                return answer
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"waited {seconds} s in vain for {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def clean_environment(**variables: object) -> dict[str, str]:
+    """Return an environment in which only the given variables can be settings."""
+    kept = {"PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
+    base = {name: value for name, value in os.environ.items() if name in kept}
+    return (
+        base
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        | {key: str(value) for key, value in variables.items()}
+    )
+
+
+@dataclass
+class Service:
+    """One process of the service and a client for it."""
+
+    state_dir: Path
+    variables: dict[str, object]
+    port: int = field(default_factory=free_port)
+    prefix: tuple[str, ...] = ()
+
+    def start(self, ready: bool = True) -> Service:
+        self.console = (self.state_dir.parent / f"{self.state_dir.name}.console").open("ab")
+        self.process = subprocess.Popen(
+            [*self.prefix, sys.executable, "-m", "app.main"],
+            cwd=self.state_dir.parent,
+            env=clean_environment(STATE_DIR=self.state_dir, API_PORT=self.port, **self.variables),
+            stdout=self.console,
+            stderr=subprocess.STDOUT,
+        )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+        path = "/ready" if ready else "/health"
+        try:
+            wait_for(path, lambda: self.get(path).status_code == 200)
+        except AssertionError:
+            self.stop(signal.SIGKILL)
+            raise AssertionError(f"{path} never came: {self.output()}") from None
+        return self
+
+    def get(self, path: str) -> httpx.Response:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the service ended with {self.process.returncode}: {self.output()}")
+        return self.client.get(path)
+
+    def predict(self, **changes: object) -> httpx.Response:
+        return self.client.post("/predict", json=EXAMPLE | changes)
+
+    def output(self) -> str:
+        return Path(self.console.name).read_text()
+
+    def log_rows(self, query: str = "SELECT * FROM predictions") -> list[sqlite3.Row]:
+        connection = sqlite3.connect(self.state_dir / "predictions.db")
+        connection.row_factory = sqlite3.Row
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    def request_lines(self) -> list[str]:
+        text = (self.state_dir / "logs" / "app.log").read_text()
+        return [line for line in text.splitlines() if '"message":"request"' in line]
+
+    def stop(self, sign: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(sign)
+        code = self.process.wait(timeout=10)
+        self.client.close()
+        self.console.close()
+        return code
+
+
+StartService = Callable[..., Service]
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[StartService]:
+    """Start services that are stopped at the end of the test; without a registry they run in TEST_MODE."""
+    services: list[Service] = []
+
+    def start(
+        state_dir: Path | None = None, *, ready: bool = True, prefix: tuple[str, ...] = (), **variables: object
+    ) -> Service:
+        state_dir = state_dir or tmp_path / f"state{len(services)}"
+        state_dir.mkdir(exist_ok=True)
+        if "MLFLOW_TRACKING_URI" not in variables:
+            variables["TEST_MODE"] = 1
+        service = Service(state_dir, {"MODEL_POLL_SECONDS": POLL_SECONDS, **variables}, prefix=prefix)
+        services.append(service)
+        return service.start(ready)
+
+    yield start
+    for service in services:
+        service.stop(signal.SIGKILL)
+
+
+@dataclass
+class Registry:
+    """A running MLflow server and what publishes versions to it."""
+
+    directory: Path
+    port: int
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri, self.uri)
+
+    def start(self) -> None:
+        options = {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_MODEL_CATALOG_URI": "",
+            "MLFLOW_ENABLE_AI_GATEWAY": "false",
+        }
+        log = (self.directory / "server.log").open("ab")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)),
+                *("--backend-store-uri", f"sqlite:///{self.directory}/mlflow.db"),
+                *("--serve-artifacts", "--artifacts-destination", str(self.directory / "artifacts")),
+            ],
+            cwd=self.directory,
+            env=clean_environment(**options),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        wait_for("the MLflow server", lambda: httpx.get(f"{self.uri}/health").status_code == 200, 60)
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+    def publish(self, offset: float = 0.0) -> str:
+        """Register a linear model whose predictions are raised by ``offset``; return its version."""
+        X, y = training_rows()
+        model = ConformalRegressor(make_pipeline(StandardScaler(), LinearRegression()))
+        model.fit(X[:15_000], y[:15_000] + offset).calibrate(X[15_000:], y[15_000:] + offset)
+        frame = pd.DataFrame(X, columns=list(FEATURE_NAMES))
+        with mlflow.start_run(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's own, about pandas and about its type hints
+            mlflow.sklearn.log_model(
+                model,
+                name="model",
+                registered_model_name=NAME,
+                signature=infer_signature(frame[:5], model.predict(frame[:5])),
+                input_example=frame[:5],
+                skops_trusted_types=list(TRUSTED_TYPES),
+                pip_requirements=["scikit-learn"],
+                code_paths=[str(ROOT / "pipeline")],
+                metadata={
+                    "family": "linear",
+                    "training_range": {name: [float(frame[name].min()), float(frame[name].max())] for name in frame},
+                    "scores": {"custom_rmse": 0.73, "test_rmse": 0.73},
+                    "interval_coverage": 0.9,
+                    "data_md5": "0" * 32,
+                    "code_digest": "1" * 64,
+                },
+            )
+        return str(max(int(version.version) for version in self.client.search_model_versions(f"name='{NAME}'")))
+
+    def promote(self, version: str) -> None:
+        self.client.set_registered_model_alias(NAME, ALIAS, version)
+
+    def artifact_directory(self, version: str) -> Path:
+        """Return where the server keeps the files of a version."""
+        source = self.client.get_model_version(NAME, version).source
+        return next(self.directory.joinpath("artifacts").rglob(f"{source.removeprefix('models:/')}/artifacts"))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """An MLflow server with one version, which is promoted."""
+    directory = tmp_path_factory.mktemp("mlflow")
+    registry = Registry(directory, free_port())
+    try:
+        registry.start()
+        mlflow.set_tracking_uri(registry.uri)
+        registry.promote(registry.publish())
+        yield registry
+    finally:
+        registry.stop()
+
+
+def training_rows() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    frame = pd.read_csv(ROOT / "data" / "raw" / "california_housing.csv").sample(frac=1, random_state=0)
+    return frame[list(FEATURE_NAMES)].to_numpy(np.float64), frame[TARGET.name].to_numpy(np.float64)
+
+
+class Load:
+    """Threads that predict without a pause; what was answered is kept."""
+
+    def __init__(self, port: int, threads: int = 8) -> None:
+        self.answers: list[tuple[int, dict[str, Any]]] = []
+        self.lost = 0
+        self._url = f"http://127.0.0.1:{port}/predict"
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        count = 0
+        with httpx.Client(timeout=10) as client:
+            while not self._stop.is_set():
+                count += 1
+                try:
+                    answer = client.post(self._url, json=EXAMPLE | {"Population": float(1 + number + 8 * count)})
+                except httpx.TransportError:  # the server was killed
+                    self.lost += 1
+                    self._stop.wait(0.01)
+                    continue
+                self.answers.append((answer.status_code, answer.json()))

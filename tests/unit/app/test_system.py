@@ -1,0 +1,104 @@
+"""Health, readiness, model page, metrics, documentation, request ids, crashes."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from loguru import logger
+
+from app.champion import Champion, dummy_champion
+from app.main import create_app
+from app.settings import Settings
+from tests.unit.app.conftest import EXAMPLE
+
+
+def test_ready_and_model_name_the_model(client: TestClient) -> None:
+    ready = client.get("/ready")
+    assert ready.status_code == 200
+    assert (ready.json()["model_version"], ready.json()["source"]) == ("dummy", "dummy")
+    card = client.get("/model").json()
+    assert (card["name"], card["alias"], card["version"]) == ("HousePriceModel", "Production", "dummy")
+
+
+def test_health_passes_on_what_the_watchdog_saw(client: TestClient, settings: Settings) -> None:
+    assert client.get("/health").json() == {"status": "ok", "checked_at": None, "services": {}}
+    services = {"grafana": {"state": "missing", "detail": "no grafana on PATH", "address": ""}}
+    services |= {"mlflow": {"state": "up", "detail": "", "address": ""}}
+    report = {"checked_at": "2026-01-01T00:00:00+00:00", "services": services}
+    (settings.state_dir / "run").mkdir()
+    (settings.state_dir / "run" / "health.json").write_text(json.dumps(report))
+    assert client.get("/health").json() == {"status": "ok", **report}
+    metrics = client.get("/metrics").text
+    assert 'service_up{service="grafana"} 0.0' in metrics
+    assert 'service_up{service="mlflow"} 1.0' in metrics
+    (settings.state_dir / "run" / "health.json").write_text("{")
+    assert client.get("/health").json()["services"] == {}
+    assert client.get("/metrics").status_code == 200
+
+
+def test_metrics_count_predictions(client: TestClient) -> None:
+    client.post("/predict", json=EXAMPLE)
+    client.post("/predict/batch", json=[EXAMPLE] * 3)
+    client.post("/predict", json={})
+    client.get("/nowhere")
+    lines = client.get("/metrics").text.splitlines()
+    assert 'predictions_total{model_version="dummy"} 4.0' in lines
+    assert "predicted_house_value_count 4.0" in lines
+    assert 'model_info{family="dummy",run_id="none",version="dummy"} 1.0' in lines
+    assert 'http_requests_total{handler="/predict",method="POST",status="200"} 1.0' in lines
+    assert 'http_requests_total{handler="/predict",method="POST",status="422"} 1.0' in lines
+    assert 'http_requests_total{handler="none",method="GET",status="404"} 1.0' in lines
+    assert any(line.startswith('http_request_duration_highr_seconds_bucket{le="0.0005"}') for line in lines)
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/"])
+def test_pages_load_nothing_from_elsewhere(client: TestClient, path: str) -> None:
+    page = client.get(path)
+    assert page.status_code == 200
+    assert "//" not in re.sub(r"^\s*//.*$|http-equiv", "", page.text, flags=re.MULTILINE).replace("<!doctype", "")
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    for resource in loaded:
+        if not resource.startswith("data:"):
+            assert client.get(f"/{resource.lstrip('/')}").status_code == 200
+
+
+def test_the_front_page_links_to_the_configured_ports(client: TestClient, settings: Settings) -> None:
+    links = client.get("/links").json()
+    assert links == {"mlflow": 5002, "grafana": 3000, "prometheus": 9090}
+
+
+def test_a_sane_request_id_is_kept_and_another_is_replaced(client: TestClient) -> None:
+    assert client.get("/health", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
+    for bad in ("a b", "x" * 129, '"', ""):
+        made = client.get("/health", headers={"X-Request-ID": bad}).headers["x-request-id"]
+        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", made)
+    assert client.get("/nowhere").headers["x-request-id"]
+
+
+def test_a_model_that_fails_is_a_500_with_the_request_id_and_one_traceback(settings: Settings) -> None:
+    app: FastAPI = create_app(settings)
+    messages: list[str] = []
+    sink = logger.add(messages.append, format="{message}")
+    with TestClient(app, raise_server_exceptions=False) as client:
+        app.state.predictor.keeper.current = failing(dummy_champion())
+        answer = client.post("/predict", json=EXAMPLE, headers={"X-Request-ID": "crash-1"})
+        batch = client.post("/predict/batch", json=[EXAMPLE])
+    logger.remove(sink)
+    assert answer.status_code == batch.status_code == 500
+    assert "crash-1" in answer.json()["detail"]
+    told = [message for message in messages if "crash-1" in message and "request crash-1 failed" in message]
+    assert len(told) == 1
+    assert "ArithmeticError" in told[0]
+
+
+def failing(champion: Champion) -> Champion:
+    from dataclasses import replace
+
+    nothing = np.array([np.nan])
+    return replace(champion, predict_interval=lambda _rows: (nothing, nothing, nothing))
