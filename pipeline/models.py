@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+    VotingRegressor,
+)
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from pipeline.features import RatioFeatures
+from pipeline.spatial import OffsetRegressor, SpatialFeatures
 
 Params = Mapping[str, Any]
 
 
-def build(name: str, params: Params, seed: int) -> Pipeline:
+def build(name: str, params: Params, seed: int) -> Pipeline | VotingRegressor:
     """Return the unfitted candidate of this name.
 
     Raises
@@ -28,7 +34,7 @@ def build(name: str, params: Params, seed: int) -> Pipeline:
         raise ValueError(f"no candidate is called {name!r}; there are {', '.join(BUILDERS)}")
     try:
         return BUILDERS[name](params, seed)
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise ValueError(f"train.candidates.{name} in params.yaml: {error}") from error
 
 
@@ -53,10 +59,26 @@ def _hist_gradient_boosting(params: Params, seed: int) -> Pipeline:
     return Pipeline([("features", RatioFeatures()), ("boost", boost)])
 
 
-BUILDERS: dict[str, Callable[[Params, int], Pipeline]] = {
+def _spatial(params: Params, seed: int) -> Pipeline | VotingRegressor:
+    members = params["budgets"][params["budget"]]
+    models = [_spatial_model(params, member, seed + number) for number, member in enumerate(members)]
+    return (
+        models[0] if len(models) == 1 else VotingRegressor([(f"model{i}", model) for i, model in enumerate(models)])
+    )
+
+
+def _spatial_model(params: Params, member: Params, seed: int) -> Pipeline:
+    trees = {**params["trees"], **member["trees"]}
+    boost = HistGradientBoostingRegressor(random_state=seed, early_stopping=False, **trees)
+    features = SpatialFeatures(params["kernel"], **member.get("features", {}))
+    return Pipeline([("spatial", features), ("regress", OffsetRegressor(boost))])
+
+
+BUILDERS: dict[str, Callable[[Params, int], Pipeline | VotingRegressor]] = {
     "linear": _linear,
     "decision_tree": _decision_tree,
     "random_forest": _random_forest,
     "gradient_boosting": _gradient_boosting,
     "hist_gradient_boosting": _hist_gradient_boosting,
+    "spatial": _spatial,
 }

@@ -8,6 +8,8 @@ from __future__ import annotations
 TRUSTED_TYPES: tuple[str, ...] = (
     "pipeline.conformal.ConformalRegressor",
     "pipeline.features.RatioFeatures",
+    "pipeline.spatial.OffsetRegressor",
+    "pipeline.spatial.SpatialFeatures",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )
