@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import shlex
 import sys
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from pipeline.settings import Port, RegistrySettings
 
@@ -18,6 +20,12 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
+def _address(value: str) -> str:
+    ipaddress.ip_address(value)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 
 
@@ -27,7 +35,7 @@ class Settings(RegistrySettings):
     api_port: Port = Field(8000, description="Port of the prediction service")
     prometheus_port: Port = Field(9090, description="Port of Prometheus")
     grafana_port: Port = Field(3000, description="Port of Grafana")
-    bind_address: str = Field(
+    bind_address: Address = Field(
         "127.0.0.1", description="Address that all servers listen on (`0.0.0.0` in the container)"
     )
     allowed_hosts: str = Field(
@@ -39,6 +47,13 @@ class Settings(RegistrySettings):
     prediction_log: bool = Field(True, description="`on` or `off`: write every prediction to `predictions.db`")
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
     test_mode: bool = Field(False, description="`1`: the service answers from a tiny dummy model, without MLflow")
+
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if not re.fullmatch(r"(https?://[^/\s]+(/\S*)?)?", value):
+            raise ValueError("an address that starts with http:// or https:// is needed")
+        return value
 
 
 def load_settings() -> Settings:

@@ -27,8 +27,13 @@ class RegistrySettings(BaseSettings):
     mlflow_tracking_uri: str = Field(
         "", description="Address of the MLflow server; empty: `http://127.0.0.1:` and `MLFLOW_PORT`"
     )
-    model_name: str = Field("HousePriceModel", description="Name of the registered model")
-    model_alias: str = Field("Production", description="Alias of the version that serves")
+    # The patterns are MLflow's own rules, told at the start and not at the end of a training.
+    model_name: str = Field(
+        "HousePriceModel", pattern=r"^[^/:]*[^/:\s][^/:]*$", description="Name of the registered model"
+    )
+    model_alias: str = Field(
+        "Production", pattern=r"^[A-Za-z0-9_-]+$", max_length=255, description="Alias of the version that serves"
+    )
 
     @model_validator(mode="after")
     def _default_tracking_uri(self) -> RegistrySettings:
