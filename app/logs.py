@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import threading
 import traceback
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from loguru import Record
 
 FLUSH_SECONDS = 0.1
+FREE_BYTES = 1_000_000
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
@@ -53,10 +55,13 @@ class RequestLog:
 
     A file write and a rotation that compresses 50 MB have no place between two requests, and loguru's work per
     message is worth a fifth of a prediction; so lines are collected and handed over together. What a SIGKILL can
-    cost is the lines of the last tenth of a second; predictions are kept by their own log.
+    cost is the lines of the last tenth of a second; predictions are kept by their own log. On a full disk lines are
+    dropped and counted instead of an error about each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._dropped = 0
         self._lines: deque[dict[str, Any]] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
@@ -82,9 +87,22 @@ class RequestLog:
 
     def _flush(self) -> None:
         lines = [_encode(self._lines.popleft()) for _ in range(len(self._lines))]
-        if lines:
-            # raw: the text is what goes to the file, so braces in it are not a format
-            self._log.info("\n".join(lines) + "\n")
+        if not lines:
+            return
+        if not self._has_room():
+            self._dropped += len(lines)
+            return
+        if self._dropped:
+            logger.warning(f"{self._dropped} request lines were dropped: the disk of {self._directory} was full")
+            self._dropped = 0
+        # raw: the text is what goes to the file, so braces in it are not a format
+        self._log.info("\n".join(lines) + "\n")
+
+    def _has_room(self) -> bool:
+        try:
+            return shutil.disk_usage(self._directory).free >= FREE_BYTES
+        except OSError:
+            return False
 
 
 class _ToLoguru(logging.Handler):

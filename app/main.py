@@ -33,7 +33,7 @@ DESCRIPTION = """Predicts the median house value of a Californian block group of
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. Nothing is opened or started before its lifespan begins."""
     keeper = _keeper(settings)
-    request_log = logs.RequestLog()
+    request_log = logs.RequestLog(settings.state_dir / "logs")
     prediction_log = PredictionLog(settings.state_dir / "predictions.db") if settings.prediction_log else None
     registry = CollectorRegistry()
     metrics = Metrics(registry)
