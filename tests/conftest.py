@@ -1,0 +1,31 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Return a function that gives a port nobody listens on, never the same one twice.
+
+    Below the range from which the kernel takes the ports of outgoing connections: one of those could be gone again
+    before the server under test opens it.
+    """
+    candidates = iter(random.sample(range(12_000, 32_000), 20_000))
+
+    def find() -> int:
+        for port in candidates:
+            with socket.socket() as probe:
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            return port
+        raise AssertionError("no port is free")
+
+    return find

@@ -1,0 +1,173 @@
+"""A running appliance: what answers, what comes back, what it costs, and when it gives up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from monitoring.health import UnwellError, ask, check_all
+from pipeline.schema import FEATURES
+from tests.integration.conftest import ROOT, Appliance, wait_until
+
+ROW = {column.name: column.example for column in FEATURES}
+COMMANDS = {
+    "mlflow": ("appliance.registry",),
+    "api": ("app.main",),
+    "prometheus": ("prometheus", "--config.file"),
+    "watchdog": ("monitoring.watchdog",),
+}
+
+
+def healthy(appliance: Appliance) -> bool:
+    return all(check.up for check in check_all(appliance.services).values()) and appliance.is_ready()
+
+
+def test_every_address_answers(running: Appliance) -> None:
+    services = running.services
+    for path in (services.api + "/", services.api + "/docs", services.mlflow + "/", services.prometheus + "/graph"):
+        with urllib.request.urlopen(path, timeout=5) as response:
+            assert response.status == 200, path
+    assert ask(services.api, "/predict", body=ROW)["predicted_median_house_value"] > 0
+    report = json.loads((running.state / "run" / "health.json").read_text())
+    states = {name: service["state"] for name, service in report["services"].items()}
+    assert states["api"] == states["mlflow"] == states["prometheus"] == "up"
+    assert set(states) == {"api", "mlflow", "prometheus", "grafana"}
+
+
+def test_status_shows_the_services_and_the_version(running: Appliance) -> None:
+    result = running.make("status")
+    assert result.returncode == 0, result.stdout
+    assert f"http://localhost:{running.ports['API_PORT']}" in result.stdout
+    assert "model version 1" in result.stdout
+
+
+def test_every_query_of_the_dashboards_answers(running: Appliance) -> None:
+    ask(running.services.api, "/predict", body=ROW)
+    time.sleep(5)  # two scrapes, for the rates
+    empty = []
+    for file in (ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json"):
+        for panel in json.loads(file.read_text())["panels"]:
+            assert panel["datasource"]["uid"] == "prometheus"
+            for target in panel["targets"]:
+                query = target["expr"].replace("$__rate_interval", "1m")
+                address = "/api/v1/query?query=" + urllib.request.quote(query)  # type: ignore[attr-defined]
+                if not ask(running.services.prometheus, address)["data"]["result"]:
+                    empty.append(f"{file.name}: {panel['title']}")
+    assert empty == []
+
+
+def test_idle_memory_is_below_900_mb(running: Appliance, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {
+        " ".join(process.cmdline())[:60]: process.memory_full_info().pss / 1e6 for process in running.processes()
+    }
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\nidle: {sum(sizes.values()):.0f} MB { ({name: round(size) for name, size in sizes.items()}) }\n"
+        )
+    assert sum(sizes.values()) < 900
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_a_killed_program_is_back_in_15_s(running: Appliance, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wait_until(lambda: healthy(running), 20, "health before the kill")
+    victim = running.program(*COMMANDS[name])
+    assert victim is not None
+    victim.kill()
+    wait_until(lambda: not psutil.pid_exists(victim.pid), 5, "its end")
+    if name == "mlflow":
+        assert ask(running.services.api, "/predict", body=ROW)["model_version"] == "1"
+    seconds = wait_until(
+        lambda: (program := running.program(*COMMANDS[name])) and program.pid != victim.pid and healthy(running),
+        15,
+        f"{name} to be back",
+    )
+    with capsys.disabled():
+        sys.stdout.write(f"\n{name} killed: back after {seconds:.1f} s\n")
+
+
+def test_a_frozen_service_takes_the_ready_mark_away_until_it_answers(running: Appliance) -> None:
+    wait_until(lambda: healthy(running), 20, "health")
+    frozen = running.program(*COMMANDS["prometheus"])
+    assert frozen is not None
+    frozen.suspend()
+    try:
+        wait_until(lambda: not running.is_ready(), 20, "the end of the ready mark")
+        status = running.make("status")
+        assert status.returncode != 0
+        assert "no answer in 3 s" in status.stdout
+    finally:
+        frozen.resume()
+    wait_until(lambda: healthy(running), 15, "health")
+    assert "prometheus is down: no answer" in running.console()
+    assert "prometheus is back after" in running.console()
+
+
+def test_the_service_answers_during_a_retraining(running: Appliance) -> None:
+    wait_until(lambda: healthy(running), 20, "health")
+    wrong: list[str] = []
+    answered = 0
+    done = threading.Event()
+
+    def keep_asking() -> None:
+        nonlocal answered
+        while not done.is_set():
+            try:
+                ask(running.services.api, "/predict", body=ROW)
+                answered += 1
+            except UnwellError as problem:
+                wrong.append(str(problem))
+            time.sleep(0.05)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    result = running.make("retrain")
+    done.set()
+    asking.join()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert wrong == []
+    assert answered > 20
+
+
+def test_retraining_without_mlflow_is_refused_in_one_line(new_appliance: Callable[..., Appliance]) -> None:
+    result = new_appliance().make("retrain")
+    assert result.returncode != 0
+    assert len(result.stdout.splitlines()) == 1
+    assert "make up starts it" in result.stdout
+
+
+def test_a_crash_loop_ends_everything_non_zero_with_one_line(
+    new_appliance: Callable[..., Appliance], first_start: tuple[Appliance, str]
+) -> None:
+    appliance = new_appliance(state_of=first_start[0])
+    process = appliance.entrypoint()
+    assert process.stdout is not None
+    stop_killing = threading.Event()
+
+    def kill_on_sight() -> None:
+        while not stop_killing.wait(0.2):
+            victim = appliance.program(*COMMANDS["mlflow"])
+            if victim is not None:
+                try:
+                    victim.send_signal(signal.SIGKILL)
+                except psutil.NoSuchProcess:
+                    continue
+
+    killer = threading.Thread(target=kill_on_sight)
+    killer.start()
+    started = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    stop_killing.set()
+    killer.join()
+    assert time.monotonic() - started < 60
+    assert process.returncode != 0
+    last = output.splitlines()[-1]
+    assert last.startswith("mlflow ended 4 times in a row"), output
+    wait_until(lambda: not appliance.processes(), 3, "the end of all processes")

@@ -1,0 +1,151 @@
+"""A real appliance: free ports, its state in a directory under /tmp, started with the commands of the user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from app.settings import as_environment, load_settings
+from monitoring.health import Services
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> float:
+    """Return the seconds until the condition held."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, f"waited {seconds} s in vain for: {what}"
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+@dataclass
+class Appliance:
+    """One state directory with its ports, and what a user can do with it."""
+
+    state: Path
+    ports: dict[str, int]
+    root: Path = ROOT
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        settings = {"STATE_DIR": str(self.state)} | {name: str(port) for name, port in self.ports.items()}
+        return dict(os.environ) | settings | self.extra
+
+    @property
+    def services(self) -> Services:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            return Services.from_environment(as_environment(load_settings()))
+
+    def make(self, target: str, seconds: float = 180) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", "--no-print-directory", target],
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def start(self) -> str:
+        """Start it and return what ``make up`` printed."""
+        result = self.make("up")
+        assert result.returncode == 0, result.stdout + result.stderr + self.console()
+        return result.stdout
+
+    def entrypoint(self) -> subprocess.Popen[str]:
+        """Start it in the foreground, as a container does."""
+        return subprocess.Popen(
+            [self.root / "entrypoint.sh"],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def is_ready(self) -> bool:
+        return (self.state / "run" / "ready").exists()
+
+    def console(self) -> str:
+        file = self.state / "logs" / "appliance.log"
+        return file.read_text() if file.exists() else ""
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that was started with this state, found by its environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("STATE_DIR") == str(self.state):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def program(self, *words: str) -> psutil.Process | None:
+        """Return the oldest process whose command has all the words."""
+        for process in sorted(self.processes(), key=lambda process: process.create_time()):
+            try:
+                command = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if all(word in command for word in words):
+                return process
+        return None
+
+
+@pytest.fixture(scope="session")
+def new_appliance(free_port: Callable[[], int]) -> Iterator[Callable[..., Appliance]]:
+    """Return a function that makes an appliance, with an empty state or a copy of another's; all end stopped."""
+    made: list[Appliance] = []
+    # Short, because a socket's whole path has about a hundred characters.
+    with tempfile.TemporaryDirectory(prefix="hpa-", dir="/tmp") as directory:
+
+        def make(state_of: Appliance | None = None, root: Path = ROOT, **extra: str) -> Appliance:
+            state = Path(directory) / str(len(made))
+            if state_of is not None:
+                # As a crash at that moment would leave it.
+                shutil.copytree(state_of.state, state, ignore=shutil.ignore_patterns("*.sock"))
+            names = ("API_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
+            appliance = Appliance(state, {name: free_port() for name in names}, root, extra)
+            made.append(appliance)
+            return appliance
+
+        yield make
+        for appliance in made:
+            appliance.make("down")
+            left = appliance.processes()
+            for process in left:
+                process.kill()
+            assert not left, f"left running: {left}"
+
+
+@pytest.fixture(scope="session")
+def first_start(new_appliance: Callable[..., Appliance]) -> tuple[Appliance, str]:
+    """Return a stopped appliance that was started once on an empty state, and what its ``make up`` printed."""
+    appliance = new_appliance()
+    printed = appliance.start()
+    assert appliance.make("down").returncode == 0
+    return appliance, printed
+
+
+@pytest.fixture(scope="session")
+def running(new_appliance: Callable[..., Appliance], first_start: tuple[Appliance, str]) -> Appliance:
+    """Return a trained, running appliance; a test that harms it waits until it has recovered."""
+    appliance = new_appliance(state_of=first_start[0])
+    appliance.start()
+    return appliance

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from appliance import prepare
+from appliance.control import is_running
+
+FreePort = Callable[[], int]
+
+
+def settings_with(free_port: FreePort, **changes: object) -> Settings:
+    ports = {name: free_port() for name in ("api_port", "mlflow_port", "prometheus_port", "grafana_port")}
+    return Settings.model_validate(ports | changes)
+
+
+def database_of(path: Path, revision: str) -> Path:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+    return path
+
+
+def test_free_ports_are_accepted(free_port: FreePort) -> None:
+    prepare.check_ports(settings_with(free_port))
+
+
+def test_a_busy_port_names_the_variable_to_change(free_port: FreePort) -> None:
+    settings = settings_with(free_port)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", settings.prometheus_port))
+        other.listen()
+        with pytest.raises(
+            prepare.RefusedError, match=f"PROMETHEUS_PORT={settings.prometheus_port} .*already in use"
+        ):
+            prepare.check_ports(settings)
+
+
+def test_one_port_for_two_services_is_refused(free_port: FreePort) -> None:
+    port = free_port()
+    with pytest.raises(prepare.RefusedError, match=f"MLFLOW_PORT={port} is the same port as API_PORT"):
+        prepare.check_ports(settings_with(free_port, api_port=port, mlflow_port=port))
+
+
+def test_an_address_of_another_machine_is_no_busy_port(free_port: FreePort) -> None:
+    with pytest.raises(prepare.RefusedError, match="cannot assign requested address"):
+        prepare.check_ports(settings_with(free_port, bind_address="192.0.2.1"))
+
+
+def test_a_state_directory_below_a_file_is_refused_with_uid_path_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(prepare.RefusedError, match=r"STATE_DIR=.*/file/state: uid \d+ cannot write .* set STATE_DIR"):
+        prepare.check_writable(tmp_path / "file" / "state")
+
+
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(prepare.RefusedError, match="characters too long"):
+        prepare.check_socket_path(tmp_path / ("x" * 100))
+
+
+def test_a_state_in_use_is_refused_and_seen_as_running(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert not is_running(tmp_path)
+    with (tmp_path / "run" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert is_running(tmp_path)
+        with pytest.raises(prepare.RefusedError, match="runs there already"):
+            prepare.check_not_running(tmp_path)
+    assert not is_running(tmp_path)
+
+
+def test_what_a_former_start_left_in_run_is_removed_but_the_locks(tmp_path: Path) -> None:
+    for name in ("lock", "retrain.lock", "failed", "ready", "supervisor.sock"):
+        (tmp_path / name).touch()
+    (tmp_path / "phases").mkdir()
+    (tmp_path / "phases" / "train").write_text("1.0")
+    prepare.clear_run_directory(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["lock", "phases", "retrain.lock"]
+
+
+def test_a_new_state_gets_a_copy_of_the_template_in_wal_mode(tmp_path: Path) -> None:
+    template = database_of(tmp_path / "template.db", "abc")
+    prepare.prepare_database(tmp_path / "mlflow.db", template)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert prepare.revision(tmp_path / "mlflow.db") == "abc"
+
+
+def test_a_database_of_a_newer_mlflow_is_refused_and_left_alone(tmp_path: Path) -> None:
+    template = database_of(tmp_path / "template.db", "abc")
+    newer = database_of(tmp_path / "mlflow.db", "fromthefuture")
+    before = newer.read_bytes()
+    with pytest.raises(prepare.RefusedError, match="fromthefuture, which this MLflow does not know"):
+        prepare.prepare_database(newer, template)
+    assert newer.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    template = database_of(tmp_path / "template.db", "abc")
+    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be looked at" * 100)
+    with pytest.raises(prepare.RefusedError, match="is no MLflow database"):
+        prepare.prepare_database(tmp_path / "mlflow.db", template)
