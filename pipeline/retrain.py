@@ -52,7 +52,7 @@ def retrain(settings: RegistrySettings) -> str | None:
         "training failed in stage <name>: <reason>".
     """
     workspace = prepare(settings.state_dir)
-    progress = _Progress()
+    progress = Progress()
     with _dvc(workspace, settings) as process:
         for line in process.stdout or ():
             sys.stdout.write(line)
@@ -93,7 +93,7 @@ def lock(state_dir: Path) -> Iterator[int]:
 
 
 @dataclass
-class _Progress:
+class Progress:
     """What DVC's output tells: the stage that runs, the seconds of those before, and the last error."""
 
     stage: str = ""
@@ -103,6 +103,7 @@ class _Progress:
     _last: str = ""
 
     def read(self, line: str) -> None:
+        """Take in the next line."""
         text = line.strip()
         if starts := _STAGE_STARTS.match(text):
             self.stage_ends()
@@ -118,6 +119,7 @@ class _Progress:
         self._last = text or self._last
 
     def stage_ends(self) -> None:
+        """Note the seconds of the stage that ran until now, if one did."""
         if self.stage:
             self.seconds[self.stage] = time.monotonic() - self._started
 

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pipeline.register import best_of, judge
+from pipeline.tracking import Candidate, Lineage, flatten
+
+
+def test_the_lowest_rmse_wins() -> None:
+    metrics = {
+        "a": {"custom_rmse": 0.5, "custom_r2_score": 0.9},
+        "b": {"custom_rmse": 0.4, "custom_r2_score": 0.1},
+    }
+    assert best_of(metrics) == "b"
+
+
+def test_ties_go_to_the_highest_r2() -> None:
+    metrics = {
+        "a": {"custom_rmse": 0.4, "custom_r2_score": 0.1},
+        "b": {"custom_rmse": 0.4, "custom_r2_score": 0.2},
+    }
+    assert best_of(metrics) == "b"
+
+
+@pytest.mark.parametrize(
+    ("challenger", "gate"),
+    [(0.39, "promoted"), (0.4, "promoted"), (0.404, "promoted"), (0.405, "rejected"), (float("nan"), "rejected")],
+)
+def test_the_gate_lets_nothing_worse_than_the_tolerance_pass(challenger: float, gate: str) -> None:
+    decision = judge(challenger, 0.4, "7", tolerance=0.01)
+    assert decision.gate == gate
+    assert "0.4000 of version 7" in decision.reason
+    assert "0.4040 passes" in decision.reason
+
+
+def test_nested_parameters_become_flat() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": "f"}) == {"a.b": "1", "a.c.d": "None", "e": "f"}
+
+
+def test_the_fingerprint_changes_with_whatever_makes_the_model() -> None:
+    lineage = Lineage("data", "code", None, ("scikit-learn==1.9.0",))
+    candidate = Candidate("linear", {"seed": "1"}, {"custom_rmse": 0.5}, started_at=0.0, train_seconds=1.0)
+    same = dataclasses.replace(candidate, started_at=5.0, train_seconds=2.0)
+    known = candidate.fingerprint(lineage)
+    assert same.fingerprint(dataclasses.replace(lineage, git_commit="another")) == known
+    others = [
+        dataclasses.replace(candidate, name="other").fingerprint(lineage),
+        dataclasses.replace(candidate, params={"seed": "2"}).fingerprint(lineage),
+        candidate.fingerprint(dataclasses.replace(lineage, data_md5="new")),
+        candidate.fingerprint(dataclasses.replace(lineage, code_digest="new")),
+        candidate.fingerprint(dataclasses.replace(lineage, requirements=("scikit-learn==1.9.1",))),
+    ]
+    assert len({known, *others}) == 6

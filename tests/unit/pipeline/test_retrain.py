@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline.retrain import BUSY, BusyError, Progress, lock
+from pipeline.server import has_alias, is_healthy, wait_until_healthy
+from pipeline.source import source_commit
+from pipeline.workspace import prepare
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a tiny checkout."""
+    root = tmp_path / "root"
+    for name in (".dvc/config", "dvc.yaml", "params.yaml", "requirements.lock", "dvc.lock", "pipeline/train.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"first {name}")
+    (root / "data/raw").mkdir(parents=True)
+    (root / "data/raw/a.csv").write_text("1")
+    return root
+
+
+def test_the_workspace_follows_the_checkout_but_keeps_its_own_lock_file(root: Path, tmp_path: Path) -> None:
+    workspace = prepare(tmp_path / "state", root)
+    assert workspace == tmp_path / "state/workspace"
+    assert (workspace / "dvc.lock").read_text() == "first dvc.lock"
+    assert "no_scm = true" in (workspace / ".dvc/config.local").read_text()
+    (workspace / "dvc.lock").write_text("its own")
+    (root / "pipeline/train.py").rename(root / "pipeline/fit.py")
+    (root / "params.yaml").write_text("second")
+    prepare(tmp_path / "state", root)
+    assert (workspace / "dvc.lock").read_text() == "its own"
+    assert (workspace / "params.yaml").read_text() == "second"
+    assert [path.name for path in (workspace / "pipeline").iterdir()] == ["fit.py"]
+    assert not any(path.is_symlink() for path in workspace.rglob("*"))
+
+
+def test_an_unchanged_file_is_not_written_again(root: Path, tmp_path: Path) -> None:
+    workspace = prepare(tmp_path / "state", root)
+    before = (workspace / "data/raw/a.csv").stat()
+    prepare(tmp_path / "state", root)
+    assert (workspace / "data/raw/a.csv").stat().st_ino == before.st_ino
+
+
+def test_the_lock_of_a_killed_dvc_is_cleared(root: Path, tmp_path: Path) -> None:
+    stale = tmp_path / "state/workspace/.dvc/tmp/rwlock"
+    stale.parent.mkdir(parents=True)
+    stale.write_text(json.dumps({"dvc.yaml": {"write": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+    prepare(tmp_path / "state", root)
+    assert not stale.exists()
+
+
+def test_the_commit_travels_with_the_copy(root: Path, tmp_path: Path) -> None:
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert source_commit(root) is None
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    commit = source_commit(root)
+    assert commit is not None
+    assert len(commit) == 40
+    assert source_commit(prepare(tmp_path / "state", root)) == commit
+    (root / "params.yaml").write_text("changed")
+    assert source_commit(root) == f"{commit}-dirty"
+    assert source_commit(tmp_path) is None
+
+
+def test_a_second_retraining_is_refused_with_who_holds_the_lock_and_since_when(tmp_path: Path) -> None:
+    with (
+        lock(tmp_path),
+        pytest.raises(BusyError, match=rf"process {os.getpid()} since 20\d\d-") as caught,
+        lock(tmp_path),
+    ):
+        pass
+    with lock(tmp_path):
+        result = subprocess.run(
+            [sys.executable, "-m", "pipeline.retrain"],
+            env=os.environ | {"STATE_DIR": str(tmp_path), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, result.stderr.count("\n")) == (BUSY, 1)
+    assert result.stderr.startswith(str(caught.value)[:-20])
+    with lock(tmp_path):
+        pass  # free again
+
+
+def read(*lines: str) -> Progress:
+    progress = Progress()
+    for line in lines:
+        progress.read(f"{line}\n")
+    return progress
+
+
+def test_the_reason_of_a_failure_is_the_stages_error_line() -> None:
+    progress = read(
+        "Running stage 'preprocess':",
+        "12:00:00 | INFO    | 20,640 rows",
+        "Running stage 'train':",
+        "12:00:01 | ERROR   | candidate linear: no",
+        "and more of it",
+        "ERROR: failed to reproduce 'train': failed to run: python -m pipeline.train, exited with 1",
+    )
+    assert (progress.stage, progress.reason) == ("train", "candidate linear: no")
+
+
+def test_the_reason_of_a_crash_before_the_log_is_its_exception() -> None:
+    progress = read(
+        "Running stage 'train':",
+        "Traceback (most recent call last):",
+        "ModuleNotFoundError: No module named 'x'",
+        "ERROR: failed to reproduce 'train': failed to run: python -m pipeline.train, exited with 1",
+    )
+    assert progress.reason == "ModuleNotFoundError: No module named 'x'"
+
+
+def test_the_reason_of_a_killed_stage_is_its_exit_code() -> None:
+    progress = read(
+        "Running stage 'train':",
+        "12:00:01 | INFO    | linear",
+        "ERROR: failed to reproduce 'train': failed to run: python -m pipeline.train, exited with -9",
+    )
+    assert progress.reason == "python -m pipeline.train, exited with -9"
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    """A server that answers as MLflow's registry does: a version, no alias, no model, and a fault."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, answer = next(
+                answer
+                for part, answer in {
+                    "/health": (200, {}),
+                    "name=Model&alias=Production": (200, {"model_version": {"version": "3"}}),
+                    "name=Model": (400, {"error_code": "INVALID_PARAMETER_VALUE"}),
+                    "name=None": (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}),
+                    "": (500, {"error_code": "INTERNAL_ERROR"}),
+                }.items()
+                if part in self.path
+            )
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_registry_is_asked_for_the_alias(registry: str) -> None:
+    assert is_healthy(registry)
+    assert has_alias(registry, "Model", "Production")
+    assert not has_alias(registry, "Model", "Staging")
+    assert not has_alias(registry, "None", "Production")
+    with pytest.raises(OSError, match="500"):
+        has_alias(registry, "Other", "Production")
+
+
+def test_waiting_for_a_server_that_is_not_there_ends() -> None:
+    assert not wait_until_healthy("http://127.0.0.1:9", seconds=0.3)
+    assert is_healthy("sqlite:///somewhere.db")

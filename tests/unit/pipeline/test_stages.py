@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import ast
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+NOT_OF_THE_RESULT = {"pipeline/settings.py", "pipeline/__init__.py"}  # addresses, not numbers
+
+
+def imported_files(name: str, seen: set[str] | None = None) -> set[str]:
+    """Return the files of our package that a module loads, itself included."""
+    seen = set() if seen is None else seen
+    if name in seen:
+        return seen
+    seen.add(name)
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline."):
+            imported_files(f"{node.module.replace('.', '/')}.py", seen)
+    return seen
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "train"])
+def test_a_stage_that_dvc_may_skip_declares_every_file_it_loads(stage: str) -> None:
+    declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline/")}
+    assert imported_files(f"pipeline/{stage}.py") - NOT_OF_THE_RESULT == declared
+
+
+def test_every_parameter_is_declared_by_its_stage() -> None:
+    for section, values in PARAMS.items():
+        assert set(STAGES[section]["params"]) == {f"{section}.{key}" for key in values}
+
+
+def test_only_register_runs_always() -> None:
+    assert [name for name, stage in STAGES.items() if stage.get("always_changed")] == ["register"]
+
+
+def test_the_committed_lock_file_is_of_the_committed_data() -> None:
+    data = ROOT / "data/raw/california_housing.csv"
+    dependency = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]["preprocess"]["deps"][0]
+    assert dependency["path"] == "data/raw/california_housing.csv"
+    assert dependency["md5"] == hashlib.md5(data.read_bytes()).hexdigest()
+    assert hashlib.sha256(data.read_bytes()).hexdigest() in (ROOT / "data/README.md").read_text()
