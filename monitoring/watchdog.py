@@ -187,7 +187,7 @@ class Watchdog:
                     self._crashes[name] = 0
                     if name in down_since:
                         self.say(f"{name} is back after {now - down_since.pop(name):.1f} s")
-                elif name in first_up and name not in down_since and failures[name] >= FAILURES:
+                elif (ready_line or name in first_up) and name not in down_since and failures[name] >= FAILURES:
                     down_since[name] = now
                     self._degraded(name, check)
             self._report(checks, first_up, down_since)

@@ -127,6 +127,8 @@ def new_appliance(free_port: Callable[[], int]) -> Iterator[Callable[..., Applia
 
         yield make
         for appliance in made:
+            if not appliance.processes():
+                continue
             appliance.make("down")
             left = appliance.processes()
             for process in left:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.prepare import prepare_database, revision
 from monitoring.health import ask
 from pipeline.schema import FEATURES
 from tests.integration.conftest import ROOT, Appliance, wait_until
@@ -22,6 +23,23 @@ NewAppliance = Callable[..., Appliance]
 READY = re.compile(
     r"ready in ([\d.]+) s \((.*)\): API http://localhost:\d+ MLflow http\S+ Prometheus http\S+ Grafana \S+"
 )
+
+# The schema as it was one revision before the installed MLflow's.
+MAKE_OLDER_DATABASE = """
+import sys
+from alembic import command
+from alembic.script import ScriptDirectory
+from mlflow.store.db.utils import _get_alembic_config, create_sqlalchemy_engine
+from mlflow.store.tracking.dbmodels.initial_models import Base
+engine = create_sqlalchemy_engine(sys.argv[1])
+Base.metadata.create_all(engine)
+config = _get_alembic_config(sys.argv[1])
+script = ScriptDirectory.from_config(config)
+before = script.get_revision(script.get_current_head()).down_revision
+with engine.begin() as connection:
+    config.attributes["connection"] = connection
+    command.upgrade(config, before)
+"""
 
 
 def test_the_first_start_trains_and_says_how_long_each_phase_took(
@@ -47,7 +65,7 @@ def test_the_console_of_a_clean_start_names_a_service_in_every_line(first_start:
     assert [line for line in lines if re.search(r"ERROR|CRITICAL|Traceback", line)] == []
 
 
-def test_a_second_start_trains_nothing_and_serves_the_same_version(
+def test_a_second_start_trains_nothing_even_after_everything_was_killed(
     new_appliance: NewAppliance, first_start: tuple[Appliance, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     again = new_appliance(state_of=first_start[0])
@@ -64,30 +82,20 @@ def test_a_second_start_trains_nothing_and_serves_the_same_version(
     assert repeated.returncode == 0
     assert READY.search(repeated.stdout), repeated.stdout
 
+    # As when the machine loses its power: what is left behind is in nobody's way.
+    for process in again.processes():
+        process.kill()
+    wait_until(lambda: not again.processes(), 5, "the end of all processes")
+    assert again.make("status").returncode != 0
+    again.start()
+    assert ask(again.services.api, "/ready")["model_version"] == "1"
+
     started = time.monotonic()
     assert again.make("down").returncode == 0
     assert time.monotonic() - started < 10
     assert again.processes() == []
     assert not again.is_ready()
     assert again.make("down").returncode == 0
-
-
-def test_killing_everything_at_once_leaves_a_state_that_starts_again(
-    new_appliance: NewAppliance, first_start: tuple[Appliance, str]
-) -> None:
-    killed = new_appliance(state_of=first_start[0])
-    killed.start()
-    for process in killed.processes():
-        process.kill()
-    wait_until(lambda: not killed.processes(), 5, "the end of all processes")
-    killed.start()
-    assert ask(killed.services.api, "/ready")["model_version"] == "1"
-    # supervisord alone is killed: its programs do not outlive it, and the parent says so.
-    supervisord = killed.program("supervisord", "--nodaemon")
-    assert supervisord is not None
-    supervisord.kill()
-    wait_until(lambda: not killed.processes(), 10, "the end of all processes")
-    assert "supervisord was killed" in killed.console()
 
 
 def test_sigterm_in_the_middle_of_the_first_training_ends_everything_in_8_s_with_exit_0(
@@ -178,6 +186,21 @@ def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
     assert result.returncode != 0
     assert result.stderr.splitlines()[0].startswith("Python 3.11 or newer is needed"), result.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_a_database_of_an_older_mlflow_is_backed_up_and_migrated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template, older = ROOT / ".runtime" / "mlflow.db", tmp_path / "mlflow.db"
+    subprocess.run([sys.executable, "-c", MAKE_OLDER_DATABASE, f"sqlite:///{older}"], check=True, capture_output=True)
+    before = revision(older)
+    assert before != revision(template)
+    prepare_database(older, template)
+    assert revision(older) == revision(template)
+    (backup,) = tmp_path.glob("mlflow-*.db")
+    assert revision(backup) == before
+    line = f"appliance  | MLflow database migrated from schema {before} to {revision(template)}; backup: {backup}\n"
+    assert capsys.readouterr().out == line
 
 
 def assert_refused(appliance: Appliance, beginning: str) -> None:

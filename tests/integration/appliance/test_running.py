@@ -171,3 +171,11 @@ def test_a_crash_loop_ends_everything_non_zero_with_one_line(
     last = output.splitlines()[-1]
     assert last.startswith("mlflow ended 4 times in a row"), output
     wait_until(lambda: not appliance.processes(), 3, "the end of all processes")
+
+
+def test_killing_supervisord_leaves_no_program_behind(running: Appliance) -> None:
+    supervisord = running.program("supervisord", "--nodaemon")
+    assert supervisord is not None
+    supervisord.kill()
+    wait_until(lambda: not running.processes(), 10, "the end of all processes")
+    assert running.console().splitlines()[-1] == "supervisord was killed"
