@@ -104,6 +104,7 @@ class ChampionKeeper:
         self._poll_seconds = poll_seconds
         self._name = name
         self._failed: Version | None = None
+        self._failure = ""
         self._failures = 0
         self._retry_at = 0.0
         self._stop = threading.Event()
@@ -146,6 +147,7 @@ class ChampionKeeper:
             self._tell(f"version {found.version} is the registry's {self._name}")
             return
         if found == self._failed and time.monotonic() < self._retry_at:
+            self._tell(self._failure)
             return
         self._replace(found)
 
@@ -158,14 +160,15 @@ class ChampionKeeper:
             shutil.rmtree(incoming, ignore_errors=True)
             incoming.mkdir(parents=True)
             self._registry.download(found.version, incoming)
-            champion = _tried(self._registry.load(incoming), found, "registry")
+            champion = tried(self._registry.load(incoming), found, "registry")
         except Exception as error:
             shutil.rmtree(incoming, ignore_errors=True)
             self._failures = self._failures + 1 if found == self._failed else 1
             self._failed = found
             wait = min(self._poll_seconds * 2**self._failures, MAX_RETRY_SECONDS)
             self._retry_at = time.monotonic() + wait
-            self._tell(f"version {found.version} cannot be used ({_brief(error)})")
+            self._failure = f"version {found.version} cannot be used ({_brief(error)})"
+            self._tell(self._failure)
             return
         self._failed = None
         self.current = champion
@@ -207,7 +210,7 @@ class ChampionKeeper:
         try:
             pointer = json.loads(pointer_file.read_text())
             version = Version(pointer["version"], pointer["run_id"], pointer.get("registered_at"))
-            champion = _tried(self._registry.load(self._directory / pointer["directory"]), version, "local copy")
+            champion = tried(self._registry.load(self._directory / pointer["directory"]), version, "local copy")
         except Exception as error:
             self._tell(f"the local copy in {self._directory} cannot be used ({_brief(error)})")
             return
@@ -256,16 +259,17 @@ def dummy_champion() -> Champion:
     }
     example = np.array([[column.example for column in FEATURES]])
     model = Model(predict_interval, metadata, example)
-    return _tried(model, Version("dummy", "none", None), "dummy")
+    return tried(model, Version("dummy", "none", None), "dummy")
 
 
-def _tried(model: Model, version: Version, source: Source) -> Champion:
+def tried(model: Model, version: Version, source: Source) -> Champion:
     """Return the model as a champion after it has predicted its own example.
 
     Raises
     ------
     ValueError
-        It answers with wrong shapes, with something that is no number, or with a prediction outside its interval.
+        It answers with wrong shapes, with something that is no number or outside of its interval, or does not say
+        what it was trained on.
     """
     values, low, high = model.predict_interval(model.example)
     expected = (len(model.example),)
@@ -275,6 +279,9 @@ def _tried(model: Model, version: Version, source: Source) -> Champion:
         raise ValueError("it predicts values that are not finite for its own example")
     if not ((low <= values) & (values <= high)).all():
         raise ValueError("its predictions lie outside of their intervals")
+    missing = {"training_range", "interval_coverage"} - set(model.metadata)
+    if missing:
+        raise ValueError(f"its metadata lack {', '.join(sorted(missing))}")
     ranges = model.metadata["training_range"]
     return Champion(
         version=version.version,

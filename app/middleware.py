@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, the limit of its size, its log line, and the answer to a crash."""
+"""What surrounds every request: its id, its greatest size, its log line and metrics, the answer to a crash."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.identifiers import new_id
 from app.logs import RequestLog
+from app.metrics import HttpMetrics
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class RequestMiddleware:
-    """Gives a request its id and its one line in the log.
+    """Gives a request its id, its one line in the log and its place in the HTTP metrics.
 
     Plain ASGI: the classes that Starlette offers for this cost more than the prediction. What the routes want to
     have in the line they put into ``scope["line"]``.
     """
 
-    def __init__(self, app: ASGIApp, request_log: RequestLog) -> None:
+    def __init__(self, app: ASGIApp, request_log: RequestLog, metrics: HttpMetrics) -> None:
         self._app = app
         self._log = request_log
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -43,12 +45,15 @@ class RequestMiddleware:
         scope["request_id"] = request_id
         scope["line"] = line
         status = 0
+        sent_bytes = 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append(id_header)
+            else:
+                sent_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -64,7 +69,11 @@ class RequestMiddleware:
                 detail = f"internal error; the log has it under request id {request_id}"
                 await JSONResponse({"detail": detail}, 500)(scope, receive, send_with_id)
         finally:
-            route = scope.get("route")
+            seconds = time.perf_counter() - started
+            path = getattr(scope.get("route"), "path", None)
+            self._metrics.observe(
+                scope["method"], path, status, seconds, request_bytes=length or 0, response_bytes=sent_bytes
+            )
             self._log.add(
                 {
                     "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -72,10 +81,10 @@ class RequestMiddleware:
                     "message": "request",
                     "request_id": request_id,
                     "method": scope["method"],
-                    "route": route.path if route is not None else None,
+                    "route": path,
                     "path": scope["path"],
                     "status": status,
-                    "ms": round((time.perf_counter() - started) * 1000, 3),
+                    "ms": round(seconds * 1000, 3),
                     **line,
                 }
             )
@@ -88,14 +97,15 @@ def _headers(scope: Scope) -> tuple[str | None, int | None]:
     """
     request_id: str | None = None
     length: int | None = 0
+    chunked = False
     for name, value in scope["headers"]:
         if name == b"content-length":
             length = int(value) if value.isdigit() else None
         elif name == b"transfer-encoding":
-            length = None
+            chunked = True
         elif name == b"x-request-id" and _SANE_ID.fullmatch(value):
             request_id = value.decode()
-    return request_id, length
+    return request_id, None if chunked else length
 
 
 def _limited(receive: Receive) -> Receive:

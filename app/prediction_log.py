@@ -14,6 +14,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
@@ -134,8 +135,9 @@ class PredictionLog:
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
             # a file that was moved away or deleted would go on taking rows that nobody can find
-            if self.path.exists() and self.path.stat().st_ino == self._inode:
-                return self._connection
+            with suppress(FileNotFoundError):
+                if self.path.stat().st_ino == self._inode:
+                    return self._connection
             self._close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(

@@ -1,0 +1,64 @@
+"""The lines of the log file, and the identifiers in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from app import logs
+from app.identifiers import new_id
+
+
+@pytest.fixture
+def log_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Path]:
+    before = logging.root.handlers[:], logging.root.level
+    path = tmp_path / "logs" / "app.log"
+    logs.configure(path, "INFO")
+    yield path
+    logger.remove()
+    logging.captureWarnings(False)
+    logging.root.handlers[:], logging.root.level = before
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_line_is_json_whatever_the_message(log_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger.info('a {brace} and a "quote"\nand a second line')
+    logging.getLogger("uvicorn.error").error("from %s", "elsewhere")
+    try:
+        int("five")
+    except ValueError:
+        logger.exception("failed")
+    first, second, third = lines(log_file)
+    assert first["message"] == 'a {brace} and a "quote"\nand a second line'
+    assert (second["level"], second["logger"], second["message"]) == ("ERROR", "uvicorn.error", "from elsewhere")
+    assert "ValueError: invalid literal" in third["exception"]
+    console = capsys.readouterr().err
+    assert 'a {brace} and a "quote"' in console
+    assert "ValueError: invalid literal" in console
+
+
+def test_request_lines_go_to_the_file_only(log_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request_log = logs.RequestLog(log_file.parent)
+    request_log.start()
+    for number in range(100):
+        request_log.add({"message": "request", "path": "/{x}", "number": number})
+    request_log.stop()
+    assert [line["number"] for line in lines(log_file)] == list(range(100))
+    assert capsys.readouterr().err == ""
+
+
+def test_identifiers_are_unique_and_sort_by_time() -> None:
+    ids = [new_id() for _ in range(10_000)]
+    assert len(set(ids)) == len(ids)
+    time.sleep(0.002)
+    assert new_id() > max(ids)
