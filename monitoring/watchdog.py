@@ -100,7 +100,7 @@ class Watchdog:
         self.console = console
         self._stop = stop
         self._crashes: Counter[str] = Counter()
-        self._groups: dict[str, int] = {}
+        self._groups: dict[str, int] = json.loads(run.read("groups.json") or "{}")
         self._stopping = threading.Event()
         self._lock = threading.Lock()
 
@@ -118,8 +118,10 @@ class Watchdog:
             pass
         elif event == "PROCESS_STATE_RUNNING":
             self._groups[program] = int(fields["pid"])
+            self._note_groups()
         elif event == "PROCESS_STATE_EXITED":
             self._groups.pop(program, None)
+            self._note_groups()
             self.console.finish(program)
             self._exited(program, expected=fields["expected"] == "1")
         elif event == "PROCESS_STATE_FATAL":
@@ -164,6 +166,10 @@ class Watchdog:
                 self.fail(f"{program} ended {CRASHES} times in a row: {self._last_words(program)}")
             else:
                 self.say(f"{program} ended unexpectedly and is started again")
+
+    def _note_groups(self) -> None:
+        """Keep the process groups for the watchdog that follows when this one is killed."""
+        self.run.write("groups.json", json.dumps(self._groups) + "\n")
 
     def _last_words(self, program: str) -> str:
         return self.console.last_line.get(program, "it wrote nothing")
