@@ -1,0 +1,1 @@
+"""What measures quality and speed; nothing of the product imports it."""
