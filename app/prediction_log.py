@@ -14,6 +14,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -51,7 +52,7 @@ class PredictionLogError(Exception):
 
 class _Entry(NamedTuple):
     rows: list[Row]
-    committed: asyncio.Future[None]
+    waiting: Sequence[asyncio.Future[None]]
 
 
 class PredictionLog:
@@ -84,15 +85,22 @@ class PredictionLog:
         PredictionLogError
             They are not, and will not be.
         """
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.enqueue(rows, [committed])
+        await committed
+
+    def enqueue(self, rows: list[Row], waiting: Sequence[asyncio.Future[None]]) -> None:
+        """Have the rows committed, all or none; then each of ``waiting`` is done, or has a `PredictionLogError`.
+
+        Raises
+        ------
+        PredictionLogError
+            There is more to write than can be written.
+        """
         if self._queued_rows > MAX_QUEUED_ROWS:
             raise PredictionLogError(f"the prediction log {self.path} is behind; try again in a moment")
         self._queued_rows += len(rows)
-        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Entry(rows, committed))
-        try:
-            await committed
-        finally:
-            self._queued_rows -= len(rows)
+        self._queue.put(_Entry(rows, waiting))
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
@@ -109,7 +117,7 @@ class PredictionLog:
                     group.append(more)
             problem = self._commit([row for entry in group for row in entry.rows])
             # all futures belong to the one event loop of the process
-            group[0].committed.get_loop().call_soon_threadsafe(_resolve, group, problem)
+            group[0].waiting[0].get_loop().call_soon_threadsafe(self._resolve, group, problem)
             if stopping:
                 break
         self._close()
@@ -131,6 +139,17 @@ class PredictionLog:
             logger.info(f"the prediction log {self.path} is written again")
             self.problem = None
         return None
+
+    def _resolve(self, group: list[_Entry], problem: str | None) -> None:
+        for rows, waiting in group:
+            self._queued_rows -= len(rows)
+            for future in waiting:
+                if future.done():  # the client went away and its request was cancelled
+                    continue
+                if problem is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(PredictionLogError(problem))
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
@@ -196,16 +215,6 @@ _STATEMENTS: Final = tuple(
     f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES {', '.join([_PLACES] * count)}"  # noqa: S608 - constants
     for count in range(1, ROWS_PER_STATEMENT + 1)
 )
-
-
-def _resolve(group: list[_Entry], problem: str | None) -> None:
-    for _, committed in group:
-        if committed.done():  # the client went away and its request was cancelled
-            continue
-        if problem is None:
-            committed.set_result(None)
-        else:
-            committed.set_exception(PredictionLogError(problem))
 
 
 def _remedy(error: Exception, path: Path) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
@@ -31,6 +32,27 @@ class Keeper(Protocol):
         """What is going on, in words."""
 
 
+class _Waiting:
+    """A row of a request, and what becomes of it."""
+
+    __slots__ = ("answer", "done", "request_id", "requested_at", "row")
+
+    def __init__(self, row: tuple[float, ...], request_id: str, done: asyncio.Future[None]) -> None:
+        self.row = row
+        self.request_id = request_id
+        self.requested_at = time.time()
+        self.done = done
+        self.answer: _Answer | None = None
+
+
+class _Answer(NamedTuple):
+    champion: Champion
+    prediction_id: str
+    value: float
+    low: float
+    high: float
+
+
 class Predictor:
     """Predicts, logs and counts. Without a log (`PREDICTION_LOG=off`) it answers at once."""
 
@@ -38,26 +60,28 @@ class Predictor:
         self.keeper = keeper
         self.log = log
         self._metrics = metrics
+        self._waiting: list[_Waiting] = []
 
     async def one(self, features: HouseFeatures, request_id: str, line: dict[str, Any]) -> Prediction:
-        """Return the prediction of one row, made on the event loop: a thread would cost more than the model.
+        """Return the prediction of one row.
+
+        The rows of all requests that came in together are predicted by one call and logged by one commit, as a
+        model takes hardly longer for sixteen rows than for one. It happens on the event loop, at its next turn: a
+        request never waits for others to come, and a thread would cost more than the model.
 
         Raises
         ------
         NoModelError, PredictionLogError
         """
-        champion = self._champion()
-        requested_at = time.time()
-        row = features.row()
-        values, lows, highs = champion.predict_interval(np.array((row,)))
-        value, low, high = float(values[0]), float(lows[0]), float(highs[0])
-        if not math.isfinite(value + low + high):
-            raise ArithmeticError(f"version {champion.version} predicts {value} [{low}, {high}] for {row}")
-        prediction_id = new_id()
-        if self.log is not None:
-            await self.log.write(
-                [(prediction_id, request_id, requested_at, champion.version, *row, value, low, high)]
-            )
+        self._champion()
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(features.row(), request_id, loop.create_future())
+        self._waiting.append(waiting)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._predict_waiting)
+        await waiting.done
+        assert waiting.answer is not None
+        champion, prediction_id, value, low, high = waiting.answer
         self._metrics.count(champion.version, (value,))
         line["model_version"] = champion.version
         line["prediction_id"] = prediction_id
@@ -66,8 +90,46 @@ class Predictor:
             interval=Interval(low=low, high=high, coverage=champion.coverage),
             model_version=champion.version,
             prediction_id=prediction_id,
-            warnings=champion.warnings(row),
+            warnings=champion.warnings(waiting.row),
         )
+
+    def _predict_waiting(self) -> None:
+        """Predict and log the rows that are waiting; whatever goes wrong is told to their requests."""
+        group, self._waiting = self._waiting, []
+        try:
+            self._predict_group(self._champion(), group)
+        except Exception as error:
+            if len(group) == 1:
+                _fail(group[0], error)
+                return
+            for waiting in group:  # one row may be to blame: each has its own try
+                self._waiting = [waiting]
+                self._predict_waiting()
+
+    def _predict_group(self, champion: Champion, group: list[_Waiting]) -> None:
+        matrix: Matrix = np.array([waiting.row for waiting in group])
+        interval = [ends.tolist() for ends in champion.predict_interval(matrix)]
+        rows: list[Row] = []
+        for waiting, value, low, high in zip(group, *interval, strict=True):
+            if not math.isfinite(value + low + high):
+                raise ArithmeticError(
+                    f"version {champion.version} predicts {value} [{low}, {high}] for {waiting.row}"
+                )
+            answer = _Answer(champion, new_id(), value, low, high)
+            waiting.answer = answer
+            rows.append(
+                (
+                    *(answer.prediction_id, waiting.request_id, waiting.requested_at, champion.version),
+                    *waiting.row,
+                    *(value, low, high),
+                )
+            )
+        if self.log is not None:
+            self.log.enqueue(rows, [waiting.done for waiting in group])
+            return
+        for waiting in group:
+            if not waiting.done.done():
+                waiting.done.set_result(None)
 
     async def many(self, batch: list[HouseFeatures], request_id: str, line: dict[str, Any]) -> list[Prediction]:
         """Return the predictions of many rows, in their order, all by one version, made in a thread.
@@ -93,6 +155,11 @@ class Predictor:
         if champion is None:
             raise NoModelError(f"there is no model to predict with yet: {self.keeper.state}")
         return champion
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.done.done():
+        waiting.done.set_exception(error)
 
 
 def _predict_batch(

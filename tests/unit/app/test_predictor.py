@@ -1,0 +1,68 @@
+"""Requests that come in together are predicted together, and one that fails fails alone."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from app.champion import DummyKeeper, Matrix
+from app.metrics import Metrics
+from app.prediction_log import PredictionLog
+from app.predictor import Predictor
+from app.schemas import HouseFeatures, Prediction
+from tests.unit.app.conftest import EXAMPLE
+
+
+def ask(predictor: Predictor, incomes: list[float]) -> list[Prediction | BaseException]:
+    async def all_at_once() -> list[Prediction | BaseException]:
+        lines: list[dict[str, Any]] = [{} for _ in incomes]
+        asking = [
+            predictor.one(HouseFeatures(**EXAMPLE | {"MedInc": income}), f"request-{income}", line)
+            for income, line in zip(incomes, lines, strict=True)
+        ]
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    return asyncio.run(all_at_once())
+
+
+def test_rows_that_come_together_are_one_call_and_each_gets_its_own_answer(tmp_path: Path) -> None:
+    keeper = DummyKeeper()
+    assert keeper.current is not None
+    calls: list[int] = []
+    predict_interval = keeper.current.predict_interval
+
+    def counted(rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        calls.append(len(rows))
+        return predict_interval(rows)
+
+    keeper.current = replace(keeper.current, predict_interval=counted)
+    log = PredictionLog(tmp_path / "predictions.db")
+    log.start()
+    answers = ask(Predictor(keeper, log, Metrics(CollectorRegistry())), [1.0, 2.0, 3.0])
+    log.stop()
+    assert calls == [3]
+    assert [answer.predicted_median_house_value for answer in answers if isinstance(answer, Prediction)] == [
+        0.4 * 1,
+        0.4 * 2,
+        0.4 * 3,
+    ]
+
+
+def test_a_row_that_the_model_fails_on_fails_alone() -> None:
+    keeper = DummyKeeper()
+    assert keeper.current is not None
+    predict_interval = keeper.current.predict_interval
+
+    def sick(rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        return predict_interval(np.where(rows == 2.0, np.nan, rows))
+
+    keeper.current = replace(keeper.current, predict_interval=sick)
+    first, second, third = ask(Predictor(keeper, None, Metrics(CollectorRegistry())), [1.0, 2.0, 3.0])
+    assert isinstance(first, Prediction)
+    assert isinstance(second, ArithmeticError)
+    assert isinstance(third, Prediction)
