@@ -1,0 +1,78 @@
+"""How fast the compiled scorer is beside scikit-learn: ``python -m bench.scorer``.
+
+One thread, values and intervals, and rows that differ from call to call: one row repeated is answered from the
+processor's caches, and flatters every engine by half. Each figure is the median call, so that a call during which
+another program had the core does not count for more than one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from pipeline.conformal import ConformalRegressor
+from pipeline.models import build
+from pipeline.preprocess import split
+from pipeline.schema import FEATURE_NAMES, TARGET
+from pipeline.scorer import Scorer, compile_trees, largest_difference
+from pipeline.stage import RAW_DATA, load_params
+
+Matrix = npt.NDArray[np.float64]
+
+PASSES = 7
+ROWS = 10_000
+
+
+def rows_a_second(call: Callable[[Matrix], object], batches: Sequence[Matrix]) -> float:
+    """Return how many rows a second ``call`` answers, by the median of some passes over batches of one size."""
+    seconds = []
+    for batch in [*batches] * PASSES:
+        start = time.perf_counter()
+        call(batch)
+        seconds.append(time.perf_counter() - start)
+    return len(batches[0]) / float(np.median(seconds))
+
+
+def varied(X: Matrix, rows: int) -> Matrix:
+    """Return so many different rows: those of X again and again, each moved by some metres and dollars."""
+    chosen = X[np.arange(rows) % len(X)]
+    moved: Matrix = chosen * (1 + np.random.default_rng(0).uniform(-1e-4, 1e-4, chosen.shape))
+    return moved
+
+
+def main() -> None:
+    """Train the shipped spatial model, compile it, and print the speeds of both."""
+    params = load_params()
+    parts = split(pd.read_csv(RAW_DATA), *params["preprocess"].values())
+    features, train = list(FEATURE_NAMES), params["train"]
+    model = ConformalRegressor(build("spatial", train["candidates"]["spatial"], train["seed"]), train["coverage"])
+    with threadpool_limits(1):
+        model.fit(parts["train"][features], parts["train"][TARGET.name])
+        model.calibrate(parts["validation"][features], parts["validation"][TARGET.name])
+        start = time.perf_counter()
+        graph = compile_trees(model)
+        scorer = Scorer(model, graph)
+        seconds = time.perf_counter() - start
+        test = parts["test"][features].to_numpy(np.float64).copy()
+        sys.stdout.write(
+            f"compiled in {seconds:.2f} s to {len(graph) / 1000:.0f} kB; on {len(test):,} test rows at most "
+            f"{largest_difference(scorer, model, test):.1e} from scikit-learn\n\n"
+        )
+        rows = varied(test, ROWS)
+        sys.stdout.write(f"{'':<22}{'scikit-learn':>26}{'scorer':>26}\n")
+        for size in (1, 16, 100, ROWS):
+            batches = [rows[start : start + size] for start in range(0, min(ROWS, 1000 * size), size)]
+            slow = rows_a_second(model.predict_interval, batches[: max(1, 200 // size)])
+            fast = rows_a_second(scorer.predict_interval, batches)
+            shown = "".join(f"{1e6 / speed:10.1f} µs a row{speed:9,.0f}/s" for speed in (slow, fast))
+            sys.stdout.write(f"{size:>7,} rows together {shown}\n")
+
+
+if __name__ == "__main__":
+    main()
