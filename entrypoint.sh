@@ -48,7 +48,7 @@ appliance() {
     echo $$ >"$STATE_DIR/run/pid"
     [ ! -S /dev/fd/1 ] || exec > >(exec cat)  # supervisord opens its output by name, a socket has none
 
-    supervisord --nodaemon --configuration "$ROOT/supervisord.conf" &
+    python -m supervisor.supervisord --nodaemon --configuration supervisord.conf &
     child=$!
     [ -z "$stopping" ] || kill -TERM "$child"
     while kill -0 "$child" 2>/dev/null; do

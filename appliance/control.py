@@ -21,6 +21,7 @@ from monitoring.health import Services, UnwellError, ask, check_all
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_START = 1800.0  # seconds; a training on a small machine may take minutes
 LONGEST_STOP = 10.0
+LONGEST_CONSOLE = 10_000_000  # bytes, at a start; the one before is kept
 RELAYED = ("appliance", "bootstrap")
 
 
@@ -33,6 +34,8 @@ def up(settings: Settings) -> int:
         return 0
     try:
         console.parent.mkdir(parents=True, exist_ok=True)
+        if console.exists() and console.stat().st_size > LONGEST_CONSOLE:
+            console.replace(console.with_suffix(".log.1"))
         offset = console.stat().st_size if console.exists() else 0
         output = console.open("ab")
     except OSError:

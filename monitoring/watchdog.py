@@ -178,6 +178,14 @@ class Watchdog:
 
     def watch(self, started: float) -> None:
         """Measure until the appliance stops; `started` is when its first process did (unix seconds)."""
+        while not self._stopping.is_set():
+            try:
+                self._measure(started)
+            except OSError as error:  # a full disk, most likely
+                self.say(f"the health of the services cannot be noted: {error}")
+                self._stopping.wait(INTERVAL)
+
+    def _measure(self, started: float) -> None:
         prepared = time.time()
         first_up: dict[str, float] = {}
         failures: Counter[str] = Counter()
@@ -211,12 +219,15 @@ class Watchdog:
 
     def _first_ready(self, started: float, prepared: float, first_up: Mapping[str, float]) -> str:
         """Return the ready line, once the whole has answered a real question; till then an empty string."""
+        registered = self.run.path / "registered"
+        if not (registered.exists() or self.services.test_mode):
+            return ""
         if not check_whole(self.services, {column.name: column.example for column in FEATURES}).up:
             return ""
         seconds = {"prepare": prepared - started} | self.run.phases()
-        registered = self.run.path / "registered"
-        awaited = max(prepared, registered.stat().st_mtime) if self.run.phases() else prepared
-        seconds |= {name: at - (awaited if name == "api" else prepared) for name, at in first_up.items()}
+        # The service has waited for the model; what it took itself is counted from there.
+        awaited = registered.stat().st_mtime if self.run.phases() else prepared
+        seconds |= {name: max(0.0, at - (awaited if name == "api" else prepared)) for name, at in first_up.items()}
         phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
         missing = self.services.missing()
         titles = {"api": "API", "mlflow": "MLflow", "prometheus": "Prometheus", "grafana": "Grafana"}
