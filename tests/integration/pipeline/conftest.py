@@ -1,0 +1,181 @@
+"""A small project with a real MLflow server: few trees, the real rows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.server import wait_until_healthy
+
+ROOT = Path(__file__).parents[3]
+CHECKOUT = ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc", "data/raw", "pipeline")
+PARTS = ("train", "validation", "test")
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    "MLFLOW_MODEL_CATALOG_URI": "",
+}
+SMALL = {"linear": {}, "hist_gradient_boosting": {"max_iter": 20}}
+
+
+@dataclass
+class Project:
+    """A checkout, its state directory, and the registry it trains for."""
+
+    root: Path
+    state: Path
+    uri: str
+    model: str = "HousePriceModel"
+
+    @property
+    def workspace(self) -> Path:
+        return self.state / "workspace"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {"STATE_DIR": str(self.state), "MLFLOW_TRACKING_URI": self.uri, "MODEL_NAME": self.model}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return os.environ | QUIET | own | {"PATH": path}
+
+    def change(self, section: str, **values: Any) -> None:
+        """Change a section of the checkout's params.yaml."""
+        file = self.root / "params.yaml"
+        params = yaml.safe_load(file.read_text())
+        params[section] |= values
+        file.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def copy(self, directory: Path) -> Project:
+        """Return the same project, trained as far as this one, somewhere else."""
+        shutil.copytree(self.root, directory / "root")
+        shutil.copytree(self.state, directory / "state")
+        return Project(directory / "root", directory / "state", self.uri, self.model)
+
+    def start(self, module: str, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"pipeline.{module}", *arguments],
+            cwd=cwd or self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, module: str, *arguments: str, cwd: Path | None = None) -> tuple[int, str]:
+        """Return the exit code and what was printed."""
+        process = self.start(module, *arguments, cwd=cwd)
+        output, _ = process.communicate(timeout=180)
+        return process.returncode, output
+
+    def retrain(self, *arguments: str) -> str:
+        """Retrain, and return what was printed."""
+        code, output = self.run("retrain", *arguments)
+        assert code == 0, output
+        return output
+
+
+def write_project(directory: Path, uri: str) -> Project:
+    """Return an untrained project."""
+    root = directory / "root"
+    for name in CHECKOUT:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "tmp", "cache", "site", "config.local")
+            shutil.copytree(ROOT / name, root / name, ignore=ignored)
+        else:
+            shutil.copyfile(ROOT / name, root / name)
+    project = Project(root, directory / "state", uri)
+    project.change("train", candidates=SMALL, importance_rows=50, importance_repeats=1)
+    return project
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a migrated MLflow database without content; migrating takes many seconds."""
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{file}"]
+    subprocess.run(command, env=os.environ | QUIET, check=True, capture_output=True)
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    return file
+
+
+@pytest.fixture(scope="session")
+def new_server(
+    empty_database: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Callable[[], str]]:
+    """Return a function that starts an empty MLflow server and returns its address at once."""
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def start() -> str:
+        directory = tmp_path_factory.mktemp("mlflow")
+        shutil.copyfile(empty_database, directory / "mlflow.db")
+        port = str(free_port())
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{directory}/mlflow.db"),
+            *("--serve-artifacts", "--artifacts-destination", str(directory / "artifacts")),
+        ]
+        with (directory / "server.log").open("wb") as log:
+            servers.append(
+                subprocess.Popen(
+                    command, env=os.environ | QUIET, cwd=directory, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.terminate()
+    for server in servers:
+        server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def trained(new_server: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project that was trained and registered once; a test that changes it takes a copy."""
+    project = write_project(tmp_path_factory.mktemp("project"), new_server())
+    # The server is still starting: the training does not wait for it, only its last stage does.
+    project.retrain("--unless-registered")
+    return project
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Project:
+    """Return a project without a server."""
+    return write_project(tmp_path, "http://127.0.0.1:9")
+
+
+@pytest.fixture(scope="session")
+def fresh_server(new_server: Callable[[], str], trained: Project) -> str:
+    """Return the address of a second server, which knows nothing of what the project has trained."""
+    assert trained.uri
+    address = new_server()
+    assert wait_until_healthy(address, 60)
+    return address
+
+
+def wait_for_line(process: subprocess.Popen[str], part: str) -> str:
+    """Return what the process printed up to the line with this part."""
+    assert process.stdout
+    printed = ""
+    deadline = time.monotonic() + 60
+    for line in process.stdout:
+        printed += line
+        if part in line:
+            return printed
+        assert time.monotonic() < deadline, printed
+    raise AssertionError(f"{part!r} never came:\n{printed}")
