@@ -28,6 +28,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from appliance.prepare import prepare_database
 from pipeline.conformal import ConformalRegressor
 from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
 from pipeline.trusted import TRUSTED_TYPES
@@ -236,6 +237,7 @@ class Registry:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """An MLflow server with one version, which is promoted."""
     directory = tmp_path_factory.mktemp("mlflow")
+    prepare_database(directory / "mlflow.db")
     registry = Registry(directory, free_port())
     try:
         registry.start()
