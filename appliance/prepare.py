@@ -171,8 +171,8 @@ def upgrade_database(database: Path, template: Path) -> None:
     with contextlib.closing(sqlite3.connect(database)) as source, contextlib.closing(sqlite3.connect(backup)) as copy:
         source.backup(copy)
     upgrade = subprocess.run(
-        [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{database}"],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{database.name}"],
+        cwd=database.parent, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if upgrade.returncode or revision(database) != wanted:
         last = (upgrade.stderr.strip() or "no message").splitlines()[-1]
@@ -207,8 +207,9 @@ def make_template(template: Path) -> None:
     new.unlink(missing_ok=True)
     code = "import sys; from mlflow.store.tracking import sqlalchemy_store as s; s.SqlAlchemyStore(*sys.argv[1:])"
     made = subprocess.run(
-        [sys.executable, "-c", code, f"sqlite:///{new}", "mlflow-artifacts:/"],
-        capture_output=True, text=True, check=False, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        [sys.executable, "-c", code, f"sqlite:///{new.name}", "mlflow-artifacts:/"],
+        cwd=new.parent, capture_output=True, text=True, check=False,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
     )  # fmt: skip
     if made.returncode:
         raise RefusedError(f"the MLflow database could not be made: {made.stderr.strip().splitlines()[-1]}")

@@ -8,31 +8,33 @@ the parent alone leaves the child behind on the port.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import uvicorn
 
 from app.settings import load_settings
 
 
-def server_environment(state_dir: Path) -> dict[str, str]:
-    """Return what ``mlflow server`` hands to its worker: SQLite and proxied artifacts below `state_dir`."""
+def server_environment() -> dict[str, str]:
+    """Return what ``mlflow server`` hands to its worker: SQLite and proxied artifacts, both in the working directory.
+
+    Relative, because MLflow takes a path with a percent sign or a quote apart as the URL it becomes.
+    """
     from mlflow.server import constants as names  # noqa: PLC0415 - 2 s, not for those who only import this module
 
-    database = f"sqlite:///{state_dir}/mlflow/mlflow.db"
     return {
-        names.BACKEND_STORE_URI_ENV_VAR: database,
-        names.REGISTRY_STORE_URI_ENV_VAR: database,
+        names.BACKEND_STORE_URI_ENV_VAR: "sqlite:///mlflow.db",
+        names.REGISTRY_STORE_URI_ENV_VAR: "sqlite:///mlflow.db",
         names.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
         names.SERVE_ARTIFACTS_ENV_VAR: "true",
-        names.ARTIFACTS_DESTINATION_ENV_VAR: str(state_dir / "mlflow" / "artifacts"),
+        names.ARTIFACTS_DESTINATION_ENV_VAR: "./artifacts",
     }
 
 
 def main() -> None:
     """Serve until a signal."""
     settings = load_settings()
-    os.environ.update(server_environment(settings.state_dir))
+    os.chdir(settings.state_dir / "mlflow")
+    os.environ.update(server_environment())
     uvicorn.run(
         "mlflow.server.fastapi_app:app",
         host=settings.bind_address,
