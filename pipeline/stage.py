@@ -38,3 +38,8 @@ def load_params() -> dict[str, Any]:
     """Return params.yaml of the current directory: a section for each stage."""
     params: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
     return params
+
+
+def best_of(metrics: dict[str, dict[str, float]]) -> str:
+    """Return the candidate with the lowest custom_rmse; ties go to the highest custom_r2_score."""
+    return min(metrics, key=lambda name: (metrics[name]["custom_rmse"], -metrics[name]["custom_r2_score"]))
