@@ -159,7 +159,8 @@ def log_candidate(
     with mlflow.start_run(run_id=run_id):
         mlflow.log_params(candidate.params)
         mlflow.log_inputs(list(datasets.values()), ["training", "validation", "test"], [None] * 3)
-        model_id = _log_model(candidate, model, lineage, datasets["train"].df)
+        fitted_on = [datasets[part].df for part in candidate.params["fitted_on"].split(" and ")]
+        model_id = _log_model(candidate, model, lineage, pd.concat(fitted_on, ignore_index=True))
         of_validation = {name: value for name, value in candidate.metrics.items() if name.startswith("custom_")}
         of_test = {name: value for name, value in candidate.metrics.items() if name.startswith("test_")}
         mlflow.log_metrics(of_validation, model_id=model_id, dataset=datasets["validation"])

@@ -62,6 +62,7 @@ def test_every_candidate_is_a_complete_run(trained: Project, client: MlflowClien
         assert (run.info.end_time - run.info.start_time) / 1000 == pytest.approx(seconds, abs=0.002)
         assert run.data.params["seed"] == "42"
         assert run.data.params["preprocess.test_fraction"] == "0.2"
+        assert run.data.params["fitted_on"] == ("train and validation" if name == BEST else "train")
         assert {"data_md5", "code_digest", "params_digest", "training.fingerprint"} <= set(run.data.tags)
         inputs = {tag.value: entry.dataset for entry in run.inputs.dataset_inputs for tag in entry.tags}
         assert set(inputs) == {"training", "validation", "test"}
@@ -91,7 +92,8 @@ def test_the_registered_version_can_be_traced_and_reproduced(trained: Project, c
     assert data_md5 in version.description
     model = yaml.safe_load(load_text(f"models:/HousePriceModel/{version.version}/MLmodel"))
     scores = json.loads((trained.workspace / "reports/metrics.json").read_text())[BEST]
-    train = pd.read_parquet(trained.workspace / "data/processed/train.parquet")
+    parts = [pd.read_parquet(trained.workspace / f"data/processed/{part}.parquet") for part in PARTS[:2]]
+    train = pd.concat(parts)
     assert model["metadata"]["family"] == BEST
     assert model["metadata"]["interval_coverage"] == 0.9
     assert model["metadata"]["data_md5"] == data_md5

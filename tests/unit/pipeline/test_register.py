@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from pipeline.register import best_of, judge
+from pipeline.register import judge
+from pipeline.stage import best_of
 from pipeline.tracking import Candidate, Lineage, flatten
 
 
