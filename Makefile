@@ -47,7 +47,7 @@ lock: $(VENV)/.development  ## resolve pyproject.toml into the two lock files
 	@export UV_CUSTOM_COMPILE_COMMAND="make lock"; \
 	compile="$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links pyproject.toml"; \
 	$$compile --output-file requirements.lock; \
-	$$compile --extra dev --extra bench --constraint requirements.lock --output-file requirements-dev.lock
+	$$compile --all-extras --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
