@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from app import logs
 from app.champion import ChampionKeeper, DummyKeeper
 from app.errors import add_handlers
-from app.metrics import HttpMetrics, Metrics, ModelInfo, ServiceUp
+from app.metrics import HttpMetrics, Metrics, ModelInfo, ServiceHealth, StateDisk
 from app.middleware import RequestMiddleware
 from app.prediction_log import PredictionLog
 from app.predictor import Predictor
@@ -40,7 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics(registry)
     health_file = settings.state_dir / "run" / "health.json"
     registry.register(ModelInfo(lambda: keeper.current))
-    registry.register(ServiceUp(health_file))
+    registry.register(ServiceHealth(health_file))
+    registry.register(StateDisk(settings.state_dir))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import metrics as instrumentator
 
@@ -80,32 +81,69 @@ class HttpMetrics:
 
 
 class ModelInfo(Collector):
-    """`model_info`, 1 for the version that serves at the time of the scrape."""
+    """`model_info`, 1 for the version that serves at the time of the scrape, and what was promised for it."""
 
     def __init__(self, current: Callable[[], Champion | None]) -> None:
         self._current = current
 
     def collect(self) -> Iterable[Metric]:
-        """Return the gauge; without samples while there is no model."""
-        family = GaugeMetricFamily("model_info", "The model that serves", labels=["version", "family", "run_id"])
+        """Return the gauges; without samples while there is no model."""
+        info = GaugeMetricFamily("model_info", "The model that serves", labels=["version", "family", "run_id"])
+        rmse = GaugeMetricFamily(
+            "model_test_rmse",
+            f"Its error on the test rows at registration, in {TARGET.unit}",
+            labels=["model_version"],
+        )
+        coverage = GaugeMetricFamily(
+            "model_interval_coverage", "Share of true values its intervals promise to hold", labels=["model_version"]
+        )
         champion = self._current()
         if champion is not None:
-            family.add_metric([champion.version, champion.family, champion.run_id], 1)
-        yield family
+            info.add_metric([champion.version, champion.family, champion.run_id], 1)
+            coverage.add_metric([champion.version], champion.coverage)
+            scores = champion.metadata.get("scores", {})
+            if "test_rmse" in scores:
+                rmse.add_metric([champion.version], scores["test_rmse"])
+        yield from (info, rmse, coverage)
 
 
-class ServiceUp(Collector):
-    """`service_up`, from what the watchdog last wrote to `run/health.json`."""
+class ServiceHealth(Collector):
+    """`service_up` and what each program uses, from what the watchdog last wrote to `run/health.json`."""
 
     def __init__(self, health_file: Path) -> None:
         self._file = health_file
 
     def collect(self) -> Iterable[Metric]:
-        """Return the gauge; without samples while there is no watchdog."""
-        family = GaugeMetricFamily("service_up", "1 when the watchdog has had an answer from it", labels=["service"])
-        for name, service in read_health(self._file).get("services", {}).items():
-            family.add_metric([name], 1 if service.get("state") == "up" else 0)
-        yield family
+        """Return the metrics; without samples while there is no watchdog, and for a service that is not run here."""
+        up = GaugeMetricFamily("service_up", "1 when the watchdog has had an answer from it", labels=["service"])
+        memory = GaugeMetricFamily("service_memory_bytes", "Resident memory of its processes", labels=["service"])
+        cpu = CounterMetricFamily("service_cpu_seconds", "CPU time of its processes", labels=["service"])
+        uptime = GaugeMetricFamily("service_uptime_seconds", "Seconds since its start", labels=["service"])
+        report = read_health(self._file)
+        for name, service in report.get("services", {}).items():
+            if service.get("state") != "missing":
+                up.add_metric([name], 1 if service.get("state") == "up" else 0)
+        for name, used in report.get("processes", {}).items():
+            memory.add_metric([name], used["memory_bytes"])
+            cpu.add_metric([name], used["cpu_seconds"])
+            uptime.add_metric([name], used["uptime_seconds"])
+        yield from (up, memory, cpu, uptime)
+
+
+class StateDisk(Collector):
+    """`state_disk_free_bytes` and `state_disk_total_bytes`: the file system that holds STATE_DIR."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+
+    def collect(self) -> Iterable[Metric]:
+        """Return both gauges; nothing when the directory is gone."""
+        try:
+            disk = shutil.disk_usage(self._state_dir)
+        except OSError:
+            return
+        yield GaugeMetricFamily("state_disk_free_bytes", "Free space where the state lies", value=disk.free)
+        yield GaugeMetricFamily("state_disk_total_bytes", "Size of the disk where the state lies", value=disk.total)
 
 
 def read_health(path: Path) -> dict[str, Any]:

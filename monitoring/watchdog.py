@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TextIO
 
 from monitoring.health import Check, Services, check_all, check_whole
+from monitoring.processes import usage
 from pipeline.schema import FEATURES
 
 CRASHES = 4  # in a row, with no healthy measurement between them
@@ -254,8 +255,12 @@ class Watchdog:
                 state = "down" if name in down_since else "up" if name in first_up else "starting"
                 detail = checks[name].detail
             services[name] = {"state": state, "detail": detail, "address": address}
-        checked_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        self.run.write("health.json", json.dumps({"checked_at": checked_at, "services": services}) + "\n")
+        report = {
+            "checked_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            "services": services,
+            "processes": usage(self._groups | {"watchdog": os.getpgrp()}),
+        }
+        self.run.write("health.json", json.dumps(report) + "\n")
 
 
 def read_event(stream: TextIO) -> tuple[str, dict[str, str], str] | None:

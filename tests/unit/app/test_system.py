@@ -29,13 +29,18 @@ def test_health_passes_on_what_the_watchdog_saw(client: TestClient, settings: Se
     assert client.get("/health").json() == {"status": "ok", "checked_at": None, "services": {}}
     services = {"grafana": {"state": "missing", "detail": "no grafana on PATH", "address": ""}}
     services |= {"mlflow": {"state": "up", "detail": "", "address": ""}}
-    report = {"checked_at": "2026-01-01T00:00:00+00:00", "services": services}
+    used = {"memory_bytes": 5_000_000, "cpu_seconds": 1.5, "uptime_seconds": 60.0}
+    report = {"checked_at": "2026-01-01T00:00:00+00:00", "services": services, "processes": {"mlflow": used}}
     (settings.state_dir / "run").mkdir()
     (settings.state_dir / "run" / "health.json").write_text(json.dumps(report))
-    assert client.get("/health").json() == {"status": "ok", **report}
+    shown = {name: value for name, value in report.items() if name != "processes"}
+    assert client.get("/health").json() == {"status": "ok", **shown}
     metrics = client.get("/metrics").text
-    assert 'service_up{service="grafana"} 0.0' in metrics
+    assert 'service_up{service="grafana"}' not in metrics  # what is not run here is not down
     assert 'service_up{service="mlflow"} 1.0' in metrics
+    assert 'service_memory_bytes{service="mlflow"} 5e+06' in metrics
+    assert 'service_cpu_seconds_total{service="mlflow"} 1.5' in metrics
+    assert 'service_uptime_seconds{service="mlflow"} 60.0' in metrics
     (settings.state_dir / "run" / "health.json").write_text("{")
     assert client.get("/health").json()["services"] == {}
     assert client.get("/metrics").status_code == 200
@@ -55,6 +60,10 @@ def test_metrics_count_predictions(client: TestClient) -> None:
     assert 'http_requests_total{handler="none",method="GET",status="404"} 1.0' in lines
     assert any(line.startswith('http_request_duration_highr_seconds_bucket{le="0.0005"}') for line in lines)
     assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+    assert 'model_interval_coverage{model_version="dummy"} 0.9' in lines
+    size = next(float(line.split()[1]) for line in lines if line.startswith("state_disk_total_bytes "))
+    free = next(float(line.split()[1]) for line in lines if line.startswith("state_disk_free_bytes "))
+    assert 0 < free < size
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/"])
