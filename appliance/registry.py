@@ -8,10 +8,12 @@ the parent alone leaves the child behind on the port.
 from __future__ import annotations
 
 import os
+import warnings
 
 import uvicorn
 
 from app.settings import load_settings
+from appliance.hosts import HostGuard
 
 
 def server_environment() -> dict[str, str]:
@@ -27,6 +29,7 @@ def server_environment() -> dict[str, str]:
         names.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
         names.SERVE_ARTIFACTS_ENV_VAR: "true",
         names.ARTIFACTS_DESTINATION_ENV_VAR: "./artifacts",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "*",  # appliance.hosts decides
     }
 
 
@@ -35,8 +38,13 @@ def main() -> None:
     settings = load_settings()
     os.chdir(settings.state_dir / "mlflow")
     os.environ.update(server_environment())
+    # Which WSGI bridge MLflow uses is between it and Starlette.
+    warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
+    from mlflow.server.fastapi_app import app  # noqa: PLC0415 - it reads the environment when it is imported
+
+    allowed = tuple(name.strip() for name in settings.allowed_hosts.split(",") if name.strip())
     uvicorn.run(
-        "mlflow.server.fastapi_app:app",
+        HostGuard(app, allowed),
         host=settings.bind_address,
         port=settings.mlflow_port,
         log_level="warning",

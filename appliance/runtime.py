@@ -51,7 +51,7 @@ class Release:
 
 PROMETHEUS = Release(
     name="prometheus",
-    version="3.13.4",
+    version="3.13.3",
     base="https://github.com/prometheus/prometheus/releases/download",
     archive="v{version}/prometheus-{version}.{target}.tar.gz",
     checksums="v{version}/sha256sums.txt",
@@ -59,7 +59,7 @@ PROMETHEUS = Release(
 )
 GRAFANA = Release(
     name="grafana",
-    version="12.4.6",
+    version="12.4.5",
     base="https://dl.grafana.com/oss/release",
     archive="grafana-{version}.{target}.tar.gz",
     checksums="{archive}.sha256",

@@ -27,7 +27,7 @@ from pipeline.workspace import prepare
 
 FAILED = 1
 BUSY = 3
-STOP_SECONDS = 6  # from being told to stop to killing what has not ended; supervisord and Docker wait 10
+STOP_SECONDS = 4  # from being told to stop to killing what has not ended; supervisord and Docker wait 10
 
 _STAGE_STARTS = re.compile(r"^Running stage '(\w+)'")
 _STAGE_FAILED = re.compile(r"^ERROR: failed to reproduce '(\w+)'")

@@ -8,7 +8,7 @@ import pytest
 from appliance.hosts import HostGuard
 
 
-async def echo_origin(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+async def echo_origin(scope: Any, receive: Any, send: Any) -> None:
     origin = dict(scope["headers"]).get(b"origin", b"none")
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": origin})

@@ -1,0 +1,124 @@
+"""The Docker command line, and one container of the appliance."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Debian's client where there is one: other clients may lack BuildKit.
+DOCKER = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else shutil.which("docker") or "docker"
+HARDENED = (
+    "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp",
+)  # fmt: skip
+
+
+def docker(*arguments: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run one Docker command and return what it printed."""
+    done = subprocess.run(
+        [DOCKER, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        env=os.environ | {"DOCKER_BUILDKIT": "1"},
+    )
+    if check and done.returncode:
+        raise AssertionError(
+            f"docker {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
+    return done
+
+
+class Container:
+    """A container that is started once, asked questions, and removed."""
+
+    def __init__(self, image: str, options: Sequence[str] = (), command: Sequence[str] = ()) -> None:
+        self.name = f"house-prices-test-{uuid.uuid4().hex[:10]}"
+        self.started = time.monotonic()
+        docker("run", "--detach", "--name", self.name, *options, image, *command)
+
+    def exec(self, *command: str, check: bool = True, user: str = "") -> str:
+        options = ["--user", user] if user else []
+        return docker("exec", *options, self.name, *command, check=check).stdout.strip()
+
+    def logs(self) -> str:
+        done = docker("logs", self.name)
+        return done.stdout + done.stderr
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(docker("inspect", "--format", "{{json .State}}", self.name).stdout)
+        return state
+
+    def wait_ready(self, seconds: float) -> float:
+        """Return the seconds from the start until ``run/ready`` appeared."""
+        while docker("exec", self.name, "test", "-e", "/data/run/ready", check=False).returncode:
+            passed = time.monotonic() - self.started
+            assert self.state()["Running"], f"ended after {passed:.1f} s:\n{self.logs()}"
+            assert passed < seconds, f"not ready after {passed:.1f} s:\n{self.logs()}"
+            time.sleep(0.3)
+        return time.monotonic() - self.started
+
+    def wait_exit(self, seconds: float) -> int:
+        """Return the exit code of a container that ends by itself."""
+        deadline = time.monotonic() + seconds
+        while self.state()["Running"]:
+            assert time.monotonic() < deadline, f"still runs after {seconds} s:\n{self.logs()}"
+            time.sleep(0.3)
+        return int(self.state()["ExitCode"])
+
+    def wait_log(self, text: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.logs():
+            assert time.monotonic() < deadline, f"no {text!r} in {seconds} s:\n{self.logs()}"
+            time.sleep(0.3)
+
+    def health(self) -> tuple[int, str]:
+        """Return the exit code and the words of the image's own health check, run now."""
+        done = docker("exec", self.name, "python", "-m", "monitoring.health", check=False)
+        return done.returncode, done.stdout.strip()
+
+    def pids(self, program: str) -> list[str]:
+        """Return the process ids, inside the container, of a supervised program and its children."""
+        table = self.processes()
+        roots = {
+            pid for pid, (_, _, command) in table.items()
+            if command.startswith(PROGRAMS[program]) or PROGRAMS[program] in command
+        }  # fmt: skip
+        return sorted(roots, key=int)
+
+    def processes(self) -> dict[str, tuple[str, str, str]]:
+        """Return pid -> (parent, state, command) of every process in the container; it holds no `ps`."""
+        script = (
+            "import pathlib\n"
+            "for p in pathlib.Path('/proc').glob('[0-9]*'):\n"
+            "    try:\n"
+            "        rest = (p / 'stat').read_text().rpartition(') ')[2].split()\n"
+            "        command = (p / 'cmdline').read_text().replace(chr(0), ' ').strip()\n"
+            "    except OSError:\n"
+            "        continue\n"
+            "    print(p.name, rest[1], rest[0], command.replace(chr(10), ' '), sep='\\t')\n"
+        )
+        lines = (line.split("\t") for line in self.exec("python", "-c", script).splitlines())
+        return {pid: (parent, state, command) for pid, parent, state, command in lines if "pathlib" not in command}
+
+    def kill_program(self, program: str, signal: str = "KILL") -> None:
+        pids = self.pids(program)
+        assert pids, f"no process of {program}:\n{self.processes()}"
+        self.exec("python", "-c", f"import os, signal; [os.kill(p, signal.SIG{signal}) for p in [{', '.join(pids)}]]")
+
+    def remove(self) -> None:
+        docker("rm", "--force", "--volumes", self.name, check=False)
+
+
+PROGRAMS = {
+    "api": "app.main",
+    "mlflow": "appliance.registry",
+    "prometheus": "prometheus --config.file",
+}
