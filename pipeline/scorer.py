@@ -36,6 +36,7 @@ from pipeline.spatial import (
 Matrix = npt.NDArray[np.float64]
 
 CHUNK = 1024  # rows at a time
+OUTPUTS = ["value", "error"]
 
 
 class NotCompilableError(ValueError):
@@ -71,13 +72,13 @@ class Scorer:
         for start in range(0, len(X), CHUNK):
             rows = slice(start, start + CHUNK)
             features = self._spatial.features(X[rows]).astype(np.float64)
-            value, error = self._trees.run(None, {"features": features})
+            value, error = self._trees.run(OUTPUTS, {"features": features})
             values[rows], errors[rows] = value[:, 0], error[:, 0]
         return (values, *self._model.ends(values, errors))
 
     def score(self, row: Sequence[float]) -> tuple[float, float, float]:
         """Return value, lower and upper end of one row: eight floats in the order of the schema."""
-        value_, error = self._trees.run(None, {"features": self._features_of_one(row)})
+        value_, error = self._trees.run(OUTPUTS, {"features": self._features_of_one(row)})
         model = self._model
         value: float = value_.item()
         width = model.factor_ * max(error.item(), SCALE_FLOOR)
@@ -102,30 +103,26 @@ def compile_trees(model: ConformalRegressor) -> bytes:
 
     spatial, regressor = _steps(model)
     width = len(spatial.get_feature_names_out())
+    share_of_last = np.zeros((width, 1))
+    share_of_last[-1] = regressor.share
     constants = {
-        "last": np.array([width - 1]),
-        "share": np.array(regressor.share),
-        "value_base": _baseline(regressor.regressor_),
-        "error_base": _baseline(model.scale_),
+        "share_of_last": share_of_last,
         "lowest": np.array(regressor.low_),
         "highest": np.array(regressor.high_),
     }
     nodes = [
-        _ensemble(regressor.regressor_, "features", "value_trees"),
-        helper.make_node("Gather", ["features", "last"], ["kriging"], axis=1),
-        helper.make_node("Mul", ["kriging", "share"], ["offset"]),
-        helper.make_node("Add", ["value_trees", "value_base"], ["rest"]),
+        _ensemble(regressor.regressor_, "features", "rest"),
+        helper.make_node("MatMul", ["features", "share_of_last"], ["offset"]),
         helper.make_node("Add", ["rest", "offset"], ["unbounded"]),
         helper.make_node("Clip", ["unbounded", "lowest", "highest"], ["value"]),
         helper.make_node("Concat", ["features", "value"], ["with_value"], axis=1),
-        _ensemble(model.scale_, "with_value", "error_trees"),
-        helper.make_node("Add", ["error_trees", "error_base"], ["error"]),
+        _ensemble(model.scale_, "with_value", "error"),
     ]
     graph = helper.make_graph(
         nodes,
         "spatial",
         [helper.make_tensor_value_info("features", TensorProto.DOUBLE, [None, width])],
-        [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None, 1]) for name in ("value", "error")],
+        [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None, 1]) for name in OUTPUTS],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 5)]
@@ -158,18 +155,15 @@ def _steps(model: ConformalRegressor) -> tuple[SpatialFeatures, OffsetRegressor]
     return estimator[0], estimator[1]
 
 
-def _baseline(boosted: Any) -> Matrix:
-    return np.asarray(boosted._baseline_prediction, dtype=np.float64).reshape(1)
-
-
 def _ensemble(boosted: Any, features: str, output: str) -> Any:
-    """Return the trees of a HistGradientBoostingRegressor as an ONNX node, without its baseline.
+    """Return a HistGradientBoostingRegressor as an ONNX node; its baseline goes into the leaves of the first tree.
 
     scikit-learn keeps a tree as an array of nodes, leaves among them; ONNX numbers inner nodes and leaves apart.
     """
     from onnx import helper, numpy_helper  # noqa: PLC0415
 
     feature, split, left, right, left_leaf, right_leaf, roots, weights = ([] for _ in range(8))  # type: ignore[var-annotated]
+    baseline = float(np.asarray(boosted._baseline_prediction).item())
     for (tree,) in boosted._predictors:
         nodes = tree.nodes
         leaf = nodes["is_leaf"].astype(bool)
@@ -184,7 +178,7 @@ def _ensemble(boosted: Any, features: str, output: str) -> Any:
         right += number[inner["right"]].tolist()
         left_leaf += leaf[inner["left"]].tolist()
         right_leaf += leaf[inner["right"]].tolist()
-        weights += nodes["value"][leaf].tolist()
+        weights += (nodes["value"][leaf] + (0.0 if weights else baseline)).tolist()
     return helper.make_node(
         "TreeEnsemble",
         [features],
@@ -227,61 +221,59 @@ def _features_of_one(spatial: SpatialFeatures) -> Callable[[Sequence[float]], Ma
     Formulas and their order are those of ``SpatialFeatures``, with plain floats where a row has one number.
     """
     query = spatial._tree.query
-    inputs, scaled_places, targets = spatial.inputs_, spatial.places_ / spatial.place_length_, spatial.targets_
+    inputs, targets = spatial.inputs_, spatial.targets_
+    # As complex numbers, places are one array, and the absolute value of a difference is a distance.
+    spots = spatial.places_.view(np.complex128).ravel() / spatial.place_length_
     scale = spatial.input_scale_.tolist()
-    place_weight, inverse_length = spatial.place_weight_, -1.0 / spatial.place_length_
-    variance = 1.0 + place_weight
+    # The two parts of the kernel: by place, and by all inputs.
+    factors, weights = np.array([[-1.0 / spatial.place_length_], [-1.0]]), np.array([spatial.place_weight_, 1.0])
+    variance = 1.0 + spatial.place_weight_
     diagonal = variance * (1.0 + spatial.noise_)
     near = min(spatial.candidates, len(targets))
     count = min(spatial.neighbours, near)
     five, twenty = min(5, near), min(20, near)
     width, half = len(FEATURES_OUT), math.sqrt(0.5)
-    exp, sqrt, negative, einsum = np.exp, np.sqrt, np.negative, np.einsum
-    ones = np.ones(count)
+    empty, exp, sqrt, vecdot = np.empty, np.exp, np.sqrt, np.vecdot
 
     def features(row: Sequence[float]) -> Matrix:
         income, age, rooms, bedrooms, population, occupancy, north, longitude = row
         east, share = longitude * EASTWARD, bedrooms / rooms
         distances, indices = query((north, east), near)
-        sums = targets.take(indices[:twenty]).cumsum()
+        values = targets.take(indices)
+        sums = values[:twenty].cumsum()
+
         offsets = inputs.take(indices, 0)
         offsets -= _kernel_inputs_of_one(row, scale)
-        to_row = einsum("pk,pk->p", offsets, offsets)
-        sqrt(to_row, to_row)
-        negative(to_row, to_row)
-        exp(to_row, to_row)
-        by_place = distances * inverse_length
-        exp(by_place, by_place)
-        by_place *= place_weight
-        to_row += by_place
+        parts = empty((2, near))
+        parts[0] = distances
+        sqrt(vecdot(offsets, offsets), parts[1])
+        parts *= factors
+        exp(parts, parts)
+        to_row = weights.dot(parts)
 
         best = to_row.argpartition(near - count)[near - count :]
-        indices, to_row, offsets = indices.take(best), to_row.take(best), offsets.take(best, 0)
-        around = scaled_places.take(indices, 0)
-        kernels = np.empty((2, count, count))
-        cdist(around, around, out=kernels[0])
+        around, offsets = spots.take(indices.take(best)), offsets.take(best, 0)
+        kernels = empty((2, count, count))
+        np.abs(around[:, None] - around, out=kernels[0])
         cdist(offsets, offsets, out=kernels[1])
-        negative(kernels, kernels)
+        np.negative(kernels, kernels)
         exp(kernels, kernels)
-        covariance, all_inputs = kernels
-        covariance *= place_weight
-        covariance += all_inputs
-        covariance.reshape(-1)[:: count + 1] = diagonal
+        covariance = weights.dot(kernels.reshape(2, -1))
+        covariance[:: count + 1] = diagonal
 
-        right = np.empty((2, count))
-        right[0], right[1] = to_row, ones
+        columns = empty((3, count))
+        columns[0], columns[1], columns[2] = to_row.take(best), 1.0, values.take(best)
         # Symmetric and positive definite, so Cholesky; the transposed array is in the order that LAPACK wants.
-        _, solved, _ = dposv(covariance, right.T)
-        by_row, by_one = solved.T
-        values = targets.take(indices)
-        mean = by_one.dot(values) / by_one.sum()
-        kriging = mean + by_row.dot(values) - mean * by_row.sum()
-        out = np.empty((1, width), np.float32)
+        _, solved, _ = dposv(covariance.reshape(count, count), columns[:2].T)
+        (row_row, row_one, row_target), (_, one_one, one_target) = columns.dot(solved).T.tolist()
+        mean = one_target / one_one
+        kriging = mean + row_target - mean * row_one
+        out = empty((1, width), np.float32)
         out[0] = (
             income, age, rooms, bedrooms, population, occupancy, north, longitude,
             rooms / occupancy, share, income * rooms, (north + east) * half, (north - east) * half,
             distances.item(0), distances.item(five - 1), sums.item(five - 1) / five, sums.item(twenty - 1) / twenty,
-            1.0 - by_row.dot(to_row) / variance, kriging,
+            1.0 - row_row / variance, kriging,
         )  # fmt: skip
         return out.astype(np.float64)
 
