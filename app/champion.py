@@ -225,7 +225,9 @@ class ChampionKeeper:
         self.state = state
         served = f"version {self.current.version} serves on" if self.current else "there is no model to predict with"
         well = self.current is not None and self._failed is None and "is the registry's" in state
-        logger.log("INFO" if well else "WARNING", state if well else f"{state}; {served}")
+        # Without a model and without a version that failed, the first training runs: nothing is wrong.
+        waiting = self.current is None and self._failed is None
+        logger.log("INFO" if well or waiting else "WARNING", state if well else f"{state}; {served}")
 
 
 class DummyKeeper:

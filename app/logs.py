@@ -47,6 +47,7 @@ def configure(log_file: Path, level: str) -> None:
     )
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the champion says once when the registry is away
     logging.captureWarnings(True)
 
 

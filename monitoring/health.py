@@ -148,8 +148,8 @@ def _check_mlflow(services: Services) -> str:
     try:
         return f"{services.model_name}@{services.model_alias} is version {_alias(services)}"
     except UnwellError as problem:
-        # Before the first training the registry is well and has nothing to show.
-        if problem.status == http.HTTPStatus.NOT_FOUND:
+        # Before the end of the first training the registry is well and has no model (404) or no alias (400).
+        if problem.status in {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.BAD_REQUEST}:
             return f"no {services.model_name}@{services.model_alias} yet"
         raise
 
