@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
+from app.feedback import RefusedError
 from app.prediction_log import PredictionLogError
 
 MAX_PROBLEMS = 100
@@ -24,6 +25,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(NoModelError, _unavailable)
     app.add_exception_handler(PredictionLogError, _unavailable)
+    app.add_exception_handler(RefusedError, _refused)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -42,6 +44,11 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _unavailable(_request: Request, error: Exception) -> Response:
     return _answer(503, str(error), {"Retry-After": "5"})
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return _answer(error.status, str(error))
 
 
 def _answer(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:

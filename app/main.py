@@ -20,11 +20,12 @@ from prometheus_client import CollectorRegistry
 from app import logs
 from app.champion import ChampionKeeper, DummyKeeper
 from app.errors import add_handlers
+from app.feedback import FeedbackKeeper
 from app.metrics import HttpMetrics, Metrics, ModelInfo, ServiceHealth, StateDisk
 from app.middleware import RequestMiddleware
 from app.prediction_log import PredictionLog
 from app.predictor import Predictor
-from app.routes import predictions, system
+from app.routes import feedback, predictions, system
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """Predicts the median house value of a Californian block group of the 1990 census, in units of
@@ -35,9 +36,14 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application. Nothing is opened or started before its lifespan begins."""
     keeper = _keeper(settings)
     request_log = logs.RequestLog(settings.state_dir / "logs")
-    prediction_log = PredictionLog(settings.state_dir / "predictions.db") if settings.prediction_log else None
+    prediction_log = (
+        PredictionLog(settings.state_dir / "predictions.db", settings.log_retention_days)
+        if settings.prediction_log
+        else None
+    )
     registry = CollectorRegistry()
     metrics = Metrics(registry)
+    feedback_keeper = FeedbackKeeper(prediction_log, registry)
     health_file = settings.state_dir / "run" / "health.json"
     registry.register(ModelInfo(lambda: keeper.current))
     registry.register(ServiceHealth(health_file))
@@ -48,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         request_log.start()
         if prediction_log is not None:
             prediction_log.start()
+        feedback_keeper.start()
         keeper.start()
         yield
         keeper.stop()
@@ -61,10 +68,11 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",
         lifespan=lifespan,
         # not include_router: a nested router costs every request, and these go before the pages of the documentation
-        routes=[*predictions.router.routes, *system.router.routes],
+        routes=[*predictions.router.routes, *feedback.router.routes, *system.router.routes],
     )
     app.state.settings = settings
     app.state.predictor = Predictor(keeper, prediction_log, metrics)
+    app.state.feedback = feedback_keeper
     app.state.metrics = metrics
     app.state.health_file = health_file
     app.mount("/web", StaticFiles(directory=system.WEB), name="web")

@@ -1,4 +1,4 @@
-"""The prediction log: every answered prediction as a row of a SQLite file.
+"""The prediction log: every answered prediction, and later its true value, as rows of a SQLite file.
 
 One thread writes. While it commits, other requests queue, and all that queued is the next commit: one transaction
 for one request when it is quiet, one for dozens when it is not. `PredictionLog.write` returns after the commit.
@@ -6,14 +6,19 @@ for one request when it is quiet, one for dozens when it is not. `PredictionLog.
 ``synchronous=NORMAL`` in WAL mode: a commit is one write to the operating system without waiting for the disk. It
 survives the end of this process in any way, SIGKILL included, which is what an answered prediction is promised.
 Only a crash of the machine can lose the last commits, and it leaves a sound file; FULL would cost an fsync a commit.
+
+Predictions older than the retention are deleted, a few at a time, unless they have a label: labelled rows are kept
+for training. The file does not shrink; what was deleted is the room for what comes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +32,10 @@ from pipeline.schema import FEATURE_NAMES
 LOCK_TIMEOUT_SECONDS: Final = 2.0
 MAX_QUEUED_ROWS: Final = 50_000
 ROWS_PER_STATEMENT: Final = 64
+LABELS_PER_COMMIT: Final = 500  # some 10 ms, which predictions may have to wait
+PRUNED_AT_ONCE: Final = 1_000
+PRUNE_SECONDS: Final = 60.0
+PRUNE_PAUSE_SECONDS: Final = 0.25  # while there is more to delete
 
 Row = tuple[Any, ...]
 COLUMNS: Final = (
@@ -43,11 +52,46 @@ CREATE TABLE IF NOT EXISTS predictions (
     prediction REAL NOT NULL,
     low REAL NOT NULL,
     high REAL NOT NULL
-)"""
+);
+CREATE TABLE IF NOT EXISTS feedback (
+    id INTEGER PRIMARY KEY,
+    prediction_id TEXT NOT NULL UNIQUE,
+    actual_value REAL NOT NULL,
+    received_at REAL NOT NULL,
+    batch TEXT
+);
+CREATE INDEX IF NOT EXISTS feedback_waiting ON feedback (id) WHERE batch IS NULL;
+"""
 
 
 class PredictionLogError(Exception):
     """The log cannot be written; the message names the file, the cause and the remedy."""
+
+
+class Labelled(NamedTuple):
+    """A prediction whose true value is known; ``received_at`` in unix seconds."""
+
+    prediction_id: str
+    actual_value: float
+    received_at: float
+    model_version: str
+    prediction: float
+    low: float
+    high: float
+
+
+class Label(NamedTuple):
+    """What became of one label: ``labelled`` is what the log holds now, None when it has no such prediction."""
+
+    labelled: Labelled | None
+    stored: bool
+
+
+class _Unlabelled(NamedTuple):
+    model_version: str
+    prediction: float
+    low: float
+    high: float
 
 
 class _Entry(NamedTuple):
@@ -55,13 +99,24 @@ class _Entry(NamedTuple):
     waiting: Sequence[asyncio.Future[None]]
 
 
-class PredictionLog:
-    """Writes predictions to ``path``, rows as tuples in the order of `COLUMNS`."""
+class _LabelEntry(NamedTuple):
+    labels: list[tuple[str, float]]
+    waiting: asyncio.Future[list[Label]]
 
-    def __init__(self, path: Path) -> None:
+
+class PredictionLog:
+    """Writes predictions to ``path``, rows as tuples in the order of `COLUMNS`, and their labels.
+
+    ``retention_days``: predictions without a label are deleted when they are older; 0 keeps all.
+    """
+
+    def __init__(self, path: Path, retention_days: float = 0) -> None:
         self.path = path
         self.problem: str | None = None
-        self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._retention_seconds = retention_days * 86_400
+        self._prune_at = 0.0
+        self._pruned_to = 0
+        self._queue: SimpleQueue[_Entry | _LabelEntry | None] = SimpleQueue()
         self._queued_rows = 0
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
@@ -102,24 +157,72 @@ class PredictionLog:
         self._queued_rows += len(rows)
         self._queue.put(_Entry(rows, waiting))
 
+    async def label(self, labels: list[tuple[str, float]]) -> list[Label]:
+        """Store true values by prediction id, and return what became of each, in their order, once it is committed.
+
+        A prediction is labelled once: of several labels the first one stays.
+
+        Raises
+        ------
+        PredictionLogError
+            The log cannot be written. Parts of a long list may have been stored: sending it again does no harm.
+        """
+        outcomes: list[Label] = []
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(labels), LABELS_PER_COMMIT):
+            part = labels[start : start + LABELS_PER_COMMIT]
+            waiting: asyncio.Future[list[Label]] = loop.create_future()
+            self._queue.put(_LabelEntry(part, waiting))
+            outcomes += await waiting
+        return outcomes
+
+    def newest_labelled(self, limit: int) -> list[Labelled]:
+        """Return the predictions that were labelled last, the newest first; none when the file cannot be read."""
+        query = """
+            SELECT prediction_id, actual_value, received_at, model_version, prediction, low, high
+            FROM feedback JOIN predictions USING (prediction_id) ORDER BY feedback.id DESC LIMIT ?"""
+        try:
+            connection = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_SECONDS)
+            try:
+                return [Labelled(*row) for row in connection.execute(query, (limit,))]
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            logger.warning(f"the labels in {self.path} cannot be read: {error}")
+            return []
+
     def _run(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            group = [entry]
-            stopping = False
-            while not stopping:
+        stopping = False
+        while not stopping:
+            try:
+                entry = self._queue.get(timeout=max(0.0, self._prune_at - time.monotonic()))
+            except Empty:
+                self._prune()
+                continue
+            if entry is None:
+                break
+            group: list[_Entry] = []
+            labels: _LabelEntry | None = None
+            while True:
+                if isinstance(entry, _LabelEntry):
+                    labels = entry  # the end of its group, so that no group is long
+                    break
+                group.append(entry)
                 try:
-                    more = self._queue.get_nowait()
+                    entry = self._queue.get_nowait()
                 except Empty:
                     break
-                if more is None:
+                if entry is None:
                     stopping = True
-                else:
-                    group.append(more)
-            problem = self._commit([row for entry in group for row in entry.rows])
-            # all futures belong to the one event loop of the process
-            group[0].waiting[0].get_loop().call_soon_threadsafe(self._resolve, group, problem)
-            if stopping:
-                break
+                    break
+            if group:
+                problem = self._commit([row for entry in group for row in entry.rows])
+                # all futures belong to the one event loop of the process
+                group[0].waiting[0].get_loop().call_soon_threadsafe(self._resolve, group, problem)
+            if labels is not None:
+                self._label(labels)
+            if time.monotonic() >= self._prune_at:  # also when the queue is never empty
+                self._prune()
         self._close()
 
     def _commit(self, rows: list[Row]) -> str | None:
@@ -129,16 +232,49 @@ class PredictionLog:
             if rows:
                 _insert(connection, rows)
         except (sqlite3.Error, OSError) as error:
-            self._close()  # the next group begins with a fresh look at the file
-            problem = f"the prediction log {self.path} cannot be written ({error}): {_remedy(error, self.path)}"
-            if self.problem is None:
-                logger.error(problem)
-            self.problem = problem
-            return problem
+            return self._failed(error)
+        self._succeeded()
+        return None
+
+    def _label(self, entry: _LabelEntry) -> None:
+        """Store labels and have the waiting future done."""
+        problem = None
+        outcomes: list[Label] = []
+        try:
+            outcomes = _insert_labels(self._open(), entry.labels)
+            self._succeeded()
+        except (sqlite3.Error, OSError) as error:
+            problem = self._failed(error)
+        entry.waiting.get_loop().call_soon_threadsafe(_resolve_labels, entry.waiting, outcomes, problem)
+
+    def _prune(self) -> None:
+        """Delete the next few predictions that are too old; what was looked at once is not looked at again."""
+        self._prune_at = time.monotonic() + PRUNE_SECONDS
+        if not self._retention_seconds:
+            return
+        try:
+            end = _prune(self._open(), self._pruned_to, time.time() - self._retention_seconds)
+        except (sqlite3.Error, OSError) as error:
+            self._close()
+            logger.warning(f"old predictions in {self.path} cannot be deleted: {error}")
+            return
+        if end is not None:
+            self._pruned_to = end
+            self._prune_at = time.monotonic() + PRUNE_PAUSE_SECONDS
+
+    def _failed(self, error: Exception) -> str:
+        """Return what is wrong with the log, and log it when it is news."""
+        self._close()  # the next group begins with a fresh look at the file
+        problem = f"the prediction log {self.path} cannot be written ({error}): {_remedy(error, self.path)}"
+        if self.problem is None:
+            logger.error(problem)
+        self.problem = problem
+        return problem
+
+    def _succeeded(self) -> None:
         if self.problem is not None:
             logger.info(f"the prediction log {self.path} is written again")
             self.problem = None
-        return None
 
     def _resolve(self, group: list[_Entry], problem: str | None) -> None:
         for rows, waiting in group:
@@ -169,10 +305,12 @@ class PredictionLog:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(_SCHEMA)
+            connection.executescript(_SCHEMA)
         except sqlite3.Error:
             connection.close()
             raise
+        if self.path.stat().st_ino != self._inode:
+            self._pruned_to = 0
         self._connection, self._inode = connection, self.path.stat().st_ino
         return connection
 
@@ -206,9 +344,75 @@ def _insert(connection: sqlite3.Connection, rows: list[Row]) -> None:
         raise
 
 
+def _insert_labels(connection: sqlite3.Connection, labels: list[tuple[str, float]]) -> list[Label]:
+    """Insert the labels that are the first of a known prediction, and return what became of each.
+
+    Few statements for the same reason as above, so the rows that are known come back as one value; its numbers are
+    text, because SQLite writes JSON numbers with 15 digits.
+    """
+    wanted = json.dumps([prediction_id for prediction_id, _ in labels])
+    known: dict[str, Labelled | _Unlabelled] = {}
+    for name, value, at, version, *numbers in json.loads(connection.execute(_KNOWN, (wanted,)).fetchone()[0]):
+        made = _Unlabelled(version, *map(float, numbers))
+        known[name] = made if value is None else Labelled(name, float(value), float(at), *made)
+    now = time.time()
+    outcomes: list[Label] = []
+    for prediction_id, actual_value in labels:
+        found = known.get(prediction_id)
+        if isinstance(found, _Unlabelled):
+            labelled = known[prediction_id] = Labelled(prediction_id, actual_value, now, *found)
+            outcomes.append(Label(labelled, stored=True))
+        else:
+            outcomes.append(Label(found, stored=False))
+    rows = [outcome.labelled[:3] for outcome in outcomes if outcome.stored and outcome.labelled is not None]
+    if rows:
+        places = ", ".join(["(?, ?, ?)"] * len(rows))
+        connection.execute(
+            f"INSERT INTO feedback (prediction_id, actual_value, received_at) VALUES {places}",  # noqa: S608 - places
+            [value for row in rows for value in row],
+        )
+    return outcomes
+
+
+def _prune(connection: sqlite3.Connection, after: int, before: float) -> int | None:
+    """Delete unlabelled predictions made ``before``, of the next ids ``after``; return the last id looked at.
+
+    None when there are no more that old: ids are in the order of time.
+    """
+    end: int | None = connection.execute(
+        "SELECT max(id) FROM (SELECT id, requested_at FROM predictions WHERE id > ? ORDER BY id LIMIT ?)"
+        " WHERE requested_at < ?",
+        (after, PRUNED_AT_ONCE, before),
+    ).fetchone()[0]
+    if end is not None:
+        connection.execute(
+            "DELETE FROM predictions WHERE id > ? AND id <= ? AND requested_at < ? AND NOT EXISTS"
+            " (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id)",
+            (after, end, before),
+        )
+    return end
+
+
+def _resolve_labels(waiting: asyncio.Future[list[Label]], outcomes: list[Label], problem: str | None) -> None:
+    if waiting.done():  # the client went away and its request was cancelled
+        return
+    if problem is None:
+        waiting.set_result(outcomes)
+    else:
+        waiting.set_exception(PredictionLogError(problem))
+
+
 def _statement(count: int) -> str:
     return _STATEMENTS[count - 1]
 
+
+_KNOWN: Final = """
+SELECT json_group_array(json_array(
+    p.prediction_id, iif(f.id IS NULL, NULL, printf('%!.17g', f.actual_value)), printf('%!.17g', f.received_at),
+    p.model_version, printf('%!.17g', p.prediction), printf('%!.17g', p.low), printf('%!.17g', p.high)
+))
+FROM predictions p LEFT JOIN feedback f USING (prediction_id)
+WHERE p.prediction_id IN (SELECT value FROM json_each(?))"""
 
 _PLACES = "(" + ", ".join("?" * len(COLUMNS)) + ")"
 _STATEMENTS: Final = tuple(

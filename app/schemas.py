@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
 from pipeline.schema import FEATURES, TARGET, Column
 
@@ -71,6 +71,65 @@ class Prediction(BaseModel):
     model_version: str = Field(description="Version of the registered model that made this prediction")
     prediction_id: str = Field(description="Unique; ids sort by the time they were made")
     warnings: list[str] = Field(description="Features outside the range the model was trained on")
+
+
+class Label(BaseModel):
+    """The true value of a house whose value was predicted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prediction_id: str = Field(min_length=1, max_length=64, description="The `prediction_id` of the answer")
+    actual_value: float = Field(
+        strict=True,
+        allow_inf_nan=False,
+        ge=TARGET.minimum,
+        le=TARGET.maximum,
+        description=f"{TARGET.title}, in {TARGET.unit}",
+        examples=[TARGET.example],
+    )
+
+
+Labels = Annotated[
+    list[Label], Field(min_length=1, max_length=MAX_BATCH_ROWS, description=f"1 to {MAX_BATCH_ROWS:,} labels")
+]
+
+
+def _one_or_list(body: object) -> str:
+    return "list" if isinstance(body, list) else "one"
+
+
+OneOrMoreLabels = Annotated[
+    Annotated[Label, Tag("one")] | Annotated[Labels, Tag("list")], Discriminator(_one_or_list)
+]
+
+
+class Feedback(BaseModel):
+    """A label that is stored for good: it joins the next retraining."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    prediction_id: str
+    actual_value: float
+    received_at: str = Field(description="UTC")
+    model_version: str = Field(description="Version that made the prediction")
+    predicted_median_house_value: float
+    inside_interval: bool = Field(description="Whether the prediction's interval holds the actual value")
+
+
+class LabelOutcome(BaseModel):
+    """What became of one label of a list: the status and the detail it would have had alone."""
+
+    prediction_id: str
+    status: Literal[201, 404, 409]
+    detail: str
+
+
+class FeedbackList(BaseModel):
+    """What became of a list of labels, in its order."""
+
+    stored: int
+    refused: int
+    outcomes: list[LabelOutcome]
 
 
 class Health(BaseModel):

@@ -45,6 +45,23 @@ class Settings(RegistrySettings):
     )
     model_poll_seconds: float = Field(5, gt=0, description="How often the service asks for a new version")
     prediction_log: bool = Field(True, description="`on` or `off`: write every prediction to `predictions.db`")
+    log_retention_days: float = Field(
+        90,
+        ge=0,
+        allow_inf_nan=False,
+        description="Predictions without a label are deleted from the log after so many days; 0 keeps all. Labelled "
+        "ones are always kept",
+    )
+    drift_interval_seconds: float = Field(
+        60, gt=0, allow_inf_nan=False, description="How often the drift monitor looks at the newest predictions"
+    )
+    # On, because it takes labels that somebody sent on purpose, the gate keeps the better model, and at most one
+    # training an hour comes of it.
+    retrain_on_drift: bool = Field(
+        True,
+        description="`on` or `off`: the drift monitor retrains by itself when drift lasts and there are enough new "
+        "labels; off, it only says so",
+    )
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
     test_mode: bool = Field(False, description="`1`: the service answers from a tiny dummy model, without MLflow")
 
