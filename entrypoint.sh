@@ -82,7 +82,9 @@ case ${1:-} in
         binary=$(command -v prometheus) || exit $MISSING
         sed "s|API_PORT|$API_PORT|; s|PROMETHEUS_PORT|$PROMETHEUS_PORT|" \
             monitoring/prometheus/prometheus.yml >"$STATE_DIR/run/prometheus.yml"
-        set -- "--config.file=$STATE_DIR/run/prometheus.yml" "--storage.tsdb.path=$STATE_DIR/prometheus" \
+        cp monitoring/prometheus/rules.yml "$STATE_DIR/run/rules.yml"
+        cd "$STATE_DIR/run"  # rule_files are patterns with the directory of the file before them, which may hold a [
+        set -- --config.file=prometheus.yml "--storage.tsdb.path=$STATE_DIR/prometheus" \
             --storage.tsdb.retention.time=30d --storage.tsdb.retention.size=1GB \
             "--web.listen-address=$BIND_ADDRESS:$PROMETHEUS_PORT" --log.level=warn
         assets=$(dirname "$(readlink -f "$binary")")/web  # Debian's build reads its pages from files

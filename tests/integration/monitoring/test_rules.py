@@ -1,0 +1,54 @@
+"""The rules of Prometheus, judged by promtool."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+PROMETHEUS = ROOT / "monitoring" / "prometheus"
+
+
+def promtool(*arguments: str) -> str:
+    path = os.environ["PATH"] + os.pathsep + str(ROOT / ".runtime" / "prometheus")
+    binary = shutil.which("promtool", path=path)
+    assert binary, "no promtool on PATH or in .runtime/prometheus: make setup"
+    result = subprocess.run(
+        [binary, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_prometheus_accepts_the_configuration_and_the_rules_it_loads() -> None:
+    assert "1 rule files found" in promtool("check", "config", "prometheus.yml")
+    assert "rules found" in promtool("check", "rules", "rules.yml")
+
+
+def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
+    assert "SUCCESS" in promtool("test", "rules", "rules_test.yml")
+
+
+def alerts() -> list[dict[str, object]]:
+    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_every_alert_says_what_to_do_and_has_both_kinds_of_tests(rule: dict[str, object]) -> None:
+    annotations = rule["annotations"]
+    assert isinstance(annotations, dict)
+    assert set(annotations) == {"summary", "description", "action"}
+    tests = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
+    fires = [
+        bool(check.get("exp_alerts"))
+        for test in tests
+        for check in test.get("alert_rule_test", [])
+        if check["alertname"] == rule["alert"]
+    ]
+    assert set(fires) == {True, False}
