@@ -1,4 +1,17 @@
-"""First stage: the raw data, checked against the schema and split into train, validation and test rows."""
+"""First stage: the raw data, checked against the schema and split into train, validation and test rows.
+
+Raw rows are split by a hash of their features, so they stay on their side for ever. Labelled predictions are split by
+time, because what they are held out for is the question whether a model knows the present:
+
+- A row is its eight features. Asked about and labelled again, it counts once, with its newest label; a raw row that
+  came back takes no part any more, neither in training nor in the test.
+- The newest `gate_fraction` of the newest batch are for the gate, as far as nothing else was predicted after them and
+  they are `gate_rows` at least; with fewer there are none, and the old test rows decide. They are trained on when
+  the next batch has come.
+- The rest is trained on, a hashed part of it as validation rows.
+- No place (latitude and longitude) has labels on both sides, or the gate would ask for what the neighbours' targets
+  tell. Of a place that would, a hash says which side keeps its rows; the others are set aside until the next batch.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +24,14 @@ import pandas as pd
 import pandera.pandas as pa
 from loguru import logger
 
+from pipeline.feedback import FEEDBACK, read_batches
 from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
 from pipeline.stage import PROCESSED, RAW_DATA, REPORTS, StageError, load_params, run_stage
 
 SHOWN = 5  # ranges and values shown of each problem
 
 
-def check(frame: pd.DataFrame) -> pd.DataFrame:
+def check(frame: pd.DataFrame, what: str = "the raw data") -> pd.DataFrame:
     """Return the frame with float64 columns in the order of the schema.
 
     Raises
@@ -34,12 +48,12 @@ def check(frame: pd.DataFrame) -> pd.DataFrame:
         strict=True,
     )
     if frame.empty:
-        raise StageError("the raw data holds no rows")
+        raise StageError(f"{what} holds no rows")
     try:
         checked: pd.DataFrame = schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
         problems = _problems(frame, error.failure_cases)
-        raise StageError("\n  ".join([f"{len(problems)} problems in the raw data", *problems])) from None
+        raise StageError("\n  ".join([f"{len(problems)} problems in {what}", *problems])) from None
     return checked[[*FEATURE_NAMES, TARGET.name]]
 
 
@@ -49,10 +63,7 @@ def place_in_split(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
     It depends on nothing but the row, so no row changes side when others are added; and not on the target, so the
     same place with another label stays on the same side too.
     """
-    rows = frame[list(FEATURE_NAMES)].to_numpy("<f8")
-    hashes = [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little") for row in rows]
-    # 53 bits are what a float64 holds exactly: a rounded 1.0 would be in no part.
-    return np.array([number >> 11 for number in hashes], dtype=np.float64) / 2.0**53
+    return _hashed(frame[list(FEATURE_NAMES)])
 
 
 def split(frame: pd.DataFrame, test_fraction: float, validation_fraction: float) -> dict[str, pd.DataFrame]:
@@ -65,6 +76,79 @@ def split(frame: pd.DataFrame, test_fraction: float, validation_fraction: float)
         "test": place < test_fraction,
     }
     return {name: frame[rows].reset_index(drop=True) for name, rows in parts.items()}
+
+
+def split_feedback(
+    batches: pd.DataFrame, *, validation_fraction: float, gate_fraction: float, gate_rows: int
+) -> pd.DataFrame:
+    """Return the rows that count, the oldest prediction first, with their ``part``.
+
+    Parameters
+    ----------
+    batches
+        What `pipeline.feedback.read_batches` returns.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Features, target, "predicted_at", "batch" and "part": "train", "validation", "gate" or "aside".
+    """
+    rows = batches.sort_values(["predicted_at", "prediction_id"], kind="stable", ignore_index=True)
+    rows = rows[~_row_keys(rows).duplicated(keep="last").to_numpy()].reset_index(drop=True)
+    gate = _for_the_gate(rows, gate_fraction, gate_rows)
+    place = rows[["Latitude", "Longitude"]]
+    places = pd.MultiIndex.from_frame(place)
+    shared = places.isin(places[gate]) & places.isin(places[~gate])
+    to_gate = _hashed(place, b"gate") < 0.5
+    aside = shared & (gate != to_gate)
+    if (gate & ~aside).sum() < gate_rows:
+        gate[:] = aside[:] = False
+    part = np.where(_hashed(rows[list(FEATURE_NAMES)], b"validation") < validation_fraction, "validation", "train")
+    part = np.where(aside, "aside", np.where(gate, "gate", part))
+    return rows[[*FEATURE_NAMES, TARGET.name, "predicted_at", "batch"]].assign(part=part.astype(str))
+
+
+def superseded(
+    parts: dict[str, pd.DataFrame], feedback: pd.DataFrame, least: int
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Return the raw parts without the rows that came back with a new label for training, and the feedback.
+
+    Where fewer than ``least`` test rows would remain, the test part stays, and those labels are set aside.
+    """
+    trained = feedback["part"].isin(["train", "validation"])
+    keys = {name: _row_keys(part) for name, part in parts.items()}
+    of_feedback = _row_keys(feedback)
+    if (~keys["test"].isin(of_feedback[trained])).sum() < min(least, len(parts["test"])):
+        again = trained & of_feedback.isin(keys["test"])
+        feedback = feedback.assign(part=feedback["part"].mask(again, "aside"))
+        trained &= ~again
+    known = of_feedback[trained]
+    kept = {name: part[~keys[name].isin(known).to_numpy()].reset_index(drop=True) for name, part in parts.items()}
+    return kept, feedback
+
+
+def _for_the_gate(rows: pd.DataFrame, fraction: float, least: int) -> npt.NDArray[np.bool_]:
+    """Return which of the rows, sorted by time, are the newest of the newest batch and newer than all others."""
+    newest = (rows["batch"] == rows["batch"].max()).to_numpy()
+    count = int(newest.sum() * fraction)
+    gate = np.zeros(len(rows), dtype=bool)
+    if 0 < least <= count:
+        gate[np.flatnonzero(newest)[-count:]] = True
+        at = rows["predicted_at"].to_numpy()
+        gate &= at >= at[~gate].max(initial=-np.inf)
+    return gate
+
+
+def _row_keys(frame: pd.DataFrame) -> pd.Series[float]:
+    return pd.Series(place_in_split(frame), index=frame.index)
+
+
+def _hashed(columns: pd.DataFrame, purpose: bytes = b"") -> npt.NDArray[np.float64]:
+    """Return a number in [0, 1) for each row, shape (n,); another one for another purpose."""
+    rows = columns.to_numpy("<f8")
+    hashes = [hashlib.blake2b(row.tobytes(), digest_size=8, key=purpose).digest() for row in rows]
+    # 53 bits are what a float64 holds exactly: a rounded 1.0 would be in no part.
+    return np.array([int.from_bytes(number, "little") >> 11 for number in hashes], dtype=np.float64) / 2.0**53
 
 
 def _problems(frame: pd.DataFrame, failures: pd.DataFrame) -> list[str]:
@@ -116,25 +200,44 @@ def _examples(values: pd.Series[float]) -> str:
 
 
 def main() -> None:
-    """Read the raw data, write the three parts and a summary."""
+    """Read the raw data and the labelled predictions, write the parts and a summary."""
     params = load_params()["preprocess"]
     try:
         raw = pd.read_csv(RAW_DATA)
     except (OSError, ValueError) as error:
         raise StageError(f"{RAW_DATA} cannot be read: {error}") from error
     parts = split(check(raw), params["test_fraction"], params["validation_fraction"])
+    try:
+        batches = read_batches(FEEDBACK)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{FEEDBACK} cannot be read: {error}") from error
+    if len(batches):
+        check(batches[[*FEATURE_NAMES, TARGET.name]], f"the labels in {FEEDBACK}")
+    feedback = split_feedback(
+        batches,
+        validation_fraction=params["validation_fraction"],
+        gate_fraction=params["gate_fraction"],
+        gate_rows=params["gate_rows"],
+    )
+    parts, feedback = superseded(parts, feedback, params["gate_rows"])
     PROCESSED.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         if part.empty:
             raise StageError(f"the {name} part has no rows: change the fractions in params.yaml")
         part.to_parquet(PROCESSED / f"{name}.parquet", index=False)
-    summary = {
+    feedback.to_parquet(PROCESSED / "feedback.parquet", index=False)
+    summary: dict[str, object] = {
         name: {"rows": len(part), "mean_value": round(float(part[TARGET.name].mean()), 6)}
         for name, part in parts.items()
     }
+    counted = {name: int(count) for name, count in feedback["part"].value_counts().sort_index().items()}
+    summary["feedback"] = {"labels": len(batches), "batches": int(batches["batch"].nunique()), **counted}
     REPORTS.mkdir(exist_ok=True)
     (REPORTS / "data.json").write_text(json.dumps(summary, indent=2) + "\n")
     logger.info("{:,} rows: {}", len(raw), ", ".join(f"{len(part):,} {name}" for name, part in parts.items()))
+    if counted:
+        parts_of_it = ", ".join(f"{count:,} {name}" for name, count in counted.items())
+        logger.info("{:,} labels: {}", len(batches), parts_of_it)
 
 
 if __name__ == "__main__":

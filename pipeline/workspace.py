@@ -27,6 +27,8 @@ def prepare(state_dir: Path, root: Path = ROOT) -> Path:
     wanted = {Path(name) for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config")}
     wanted |= {path.relative_to(root) for path in (root / "pipeline").glob("*.py")}
     wanted |= {path.relative_to(root) for path in (root / "data/raw").iterdir() if path.is_file()}
+    wanted |= {path.relative_to(root) for path in (root / "data/feedback").glob("*.md")}  # the batches are made here
+    (workspace / "data/feedback").mkdir(parents=True, exist_ok=True)
     for path in sorted(wanted):
         _copy(root / path, workspace / path)
     for folder in ("pipeline", "data/raw"):

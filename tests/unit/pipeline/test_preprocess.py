@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.preprocess import check, place_in_split, split
+from pipeline.preprocess import check, place_in_split, split, split_feedback, superseded
 from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
 from pipeline.stage import StageError
 
@@ -83,3 +83,84 @@ def test_another_label_of_the_same_place_stays_on_its_side(frame: pd.DataFrame) 
 def test_the_hash_is_the_same_on_every_machine_and_version() -> None:
     row = pd.DataFrame([{column.name: column.example for column in FEATURES}])
     assert place_in_split(row) == pytest.approx(0.4827283425392491, abs=1e-15)
+
+
+GATE = {"validation_fraction": 0.2, "gate_fraction": 0.3, "gate_rows": 20}
+
+
+def labelled(frame: pd.DataFrame, *batches: int) -> pd.DataFrame:
+    """Return the first rows of a frame as batches of these sizes, predicted one a second."""
+    rows = frame.head(sum(batches)).assign(prediction_id=[f"p{i:05d}" for i in range(sum(batches))])
+    seconds = np.arange(len(rows), dtype=np.float64)
+    return rows.assign(predicted_at=seconds, batch=np.repeat(np.arange(len(batches)) + 1, batches))
+
+
+def test_the_newest_labels_are_held_out_for_the_gate_and_trained_on_later(frame: pd.DataFrame) -> None:
+    first = split_feedback(labelled(frame, 200), **GATE)
+    gate = first["part"] == "gate"
+    assert gate.sum() == 60
+    assert first["predicted_at"][gate].min() > first["predicted_at"][~gate].max()
+    assert 0.1 < (first["part"][~gate] == "validation").mean() < 0.3
+    second = split_feedback(labelled(frame, 200, 100), **GATE)
+    assert (second["part"] == "gate").sum() == 30
+    assert set(second["part"][140:200]) == {"train", "validation"}
+    kept = second["part"][:140].reset_index(drop=True)
+    assert kept.equals(first["part"][:140])
+
+
+def test_too_few_labels_are_all_trained_on(frame: pd.DataFrame) -> None:
+    assert set(split_feedback(labelled(frame, 60), **GATE)["part"]) == {"train", "validation"}
+
+
+def test_late_labels_of_old_predictions_are_not_for_the_gate(frame: pd.DataFrame) -> None:
+    batches = labelled(frame, 100, 100)
+    batches.loc[batches["batch"] == 2, "predicted_at"] -= 150
+    assert "gate" not in set(split_feedback(batches, **GATE)["part"])
+
+
+def test_a_row_counts_with_its_newest_label(frame: pd.DataFrame) -> None:
+    batches = labelled(frame, 100)
+    again = batches.assign(predicted_at=batches["predicted_at"] + 1000, batch=2)
+    again[TARGET.name] = 7.0
+    rows = split_feedback(pd.concat([batches, again]), **GATE)
+    assert len(rows) == 100
+    assert (rows[TARGET.name] == 7.0).all()
+
+
+def test_no_place_has_labels_on_both_sides_of_the_gate(frame: pd.DataFrame) -> None:
+    batches = labelled(frame, 1000)
+    batches["Latitude"] = 35 + np.arange(1000) % 40 / 10
+    batches["Longitude"] = -120.0
+    rows = split_feedback(batches, **GATE)
+    places = {part: set(rows["Latitude"][rows["part"] == part]) for part in ("train", "validation", "gate", "aside")}
+    assert not places["gate"] & (places["train"] | places["validation"])
+    assert len(places["gate"]) > 10
+    assert len(places["train"]) > 10
+    assert places["aside"]
+
+
+def test_a_raw_row_that_came_back_takes_no_part_any_more(frame: pd.DataFrame) -> None:
+    parts = split(frame, 0.2, 0.2)
+    feedback = split_feedback(labelled(frame, 500), **GATE)
+    kept, same = superseded(parts, feedback, least=20)
+    assert same is feedback
+    trained = feedback[feedback["part"].isin(["train", "validation"])]
+    rest = pd.concat(kept.values())
+    assert len(rest) == len(frame) - len(trained)
+    assert not rest.merge(trained, on=list(FEATURE_NAMES)).size
+
+
+def test_the_test_part_never_runs_empty(frame: pd.DataFrame) -> None:
+    parts = split(frame, 0.2, 0.2)
+    feedback = split_feedback(labelled(parts["test"], len(parts["test"])), **GATE)
+    kept, feedback = superseded(parts, feedback, least=200)
+    assert len(kept["test"]) == len(parts["test"])
+    assert set(feedback["part"]) == {"aside", "gate"}
+
+
+def test_without_labels_nothing_changes(frame: pd.DataFrame) -> None:
+    parts = split(frame, 0.2, 0.2)
+    kept, feedback = superseded(parts, split_feedback(labelled(frame, 0), **GATE), least=20)
+    assert feedback.empty
+    for name, part in parts.items():
+        pd.testing.assert_frame_equal(kept[name], part)
