@@ -15,6 +15,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from pipeline.intervals import SCALE_FLOOR, interval_ends
 from pipeline.schema import FEATURE_NAMES
 from pipeline.spatial import SpatialFeatures
 
@@ -22,7 +23,6 @@ Matrix = npt.NDArray[np.float64]
 
 FOLDS = 3  # of the estimator: two more halve the speed and change neither coverage nor width
 SCALE_FOLDS = 5
-SCALE_FLOOR = 0.03  # 3,000 dollars: nothing is predicted better, and a quotient of residuals must not explode
 
 
 class ConformalRegressor(RegressorMixin, BaseEstimator):
@@ -79,15 +79,8 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         """Return the predicted values and the lower and upper ends of their intervals, each of shape (n,)."""
         check_is_fitted(self, "scale_")
         values, inputs = _predict(self.estimator, as_matrix(X))
-        return (values, *self.ends(values, self.scale_.predict(inputs)))
-
-    def ends(self, values: Matrix, expected_errors: Matrix) -> tuple[Matrix, Matrix]:
-        """Return the ends of the intervals around predicted values, given what ``scale_`` predicts."""
-        width = self.factor_ * np.maximum(expected_errors, SCALE_FLOOR)
-        # A linear model may itself leave the range of the training values: the interval still holds its value.
-        low = np.minimum(np.maximum(values - width, self.lowest_), values)
-        high = np.maximum(np.minimum(values + width, self.highest_), values)
-        return low, high
+        errors = self.scale_.predict(inputs)
+        return (values, *interval_ends(values, errors, self.factor_, self.lowest_, self.highest_))
 
     def nearest_training_km(self, X: pd.DataFrame | Matrix) -> Matrix | None:
         """Return how far the nearest training place is from each row; None for a model that asks no neighbours."""

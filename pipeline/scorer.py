@@ -1,202 +1,156 @@
 """The compiled scorer: the spatial model's answers at a small part of scikit-learn's cost for a single row.
 
 The trees, those of the value and those of its expected error, run as one ONNX graph in onnxruntime. Its features come
-from the same fitted ``SpatialFeatures`` as scikit-learn's: rows together by its own code, a single row by the same
-formulas on small arrays, where the overhead of general array code would take most of the time.
+from `pipeline.neighbours` like scikit-learn's: rows together by the same code, a single row by the same formulas on
+small arrays, where the overhead of general array code would take most of the time. All of it is float64, so answers
+differ in the last digits only.
 
-The graph is written here and not by skl2onnx, which (1.20 with onnx 1.23) writes an attribute that onnx refuses and
-knows neither the offset nor the intervals. All of it is float64, so answers differ in the last digits only.
+`pipeline.compiler` makes the files of a scorer. Here is what reads and runs them: without scikit-learn, whose import
+would take a service as long as the rest of its start and more memory than the rest of it has.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from scipy.linalg.lapack import dposv
 from scipy.spatial.distance import cdist
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.pipeline import Pipeline
 
-from pipeline.conformal import SCALE_FLOOR, ConformalRegressor
-from pipeline.spatial import (
+from pipeline.intervals import SCALE_FLOOR, interval_ends
+from pipeline.neighbours import (
     BEDROOMS_BOUNDS,
     EASTWARD,
     FEATURES_OUT,
+    KILOMETRES,
     OCCUPANCY_BOUNDS,
     ROOMS_BOUNDS,
-    OffsetRegressor,
-    SpatialFeatures,
+    Neighbours,
 )
 
 Matrix = npt.NDArray[np.float64]
 
+DIRECTORY = "scorer"  # beside the model's own files
+TREES = "trees.onnx"
+ARRAYS = "arrays.npz"
+FORMAT = 1  # a scorer of another format is of another version of this file
 CHUNK = 1024  # rows at a time
 OUTPUTS = ["value", "error"]
+TOLERANCE = 1e-4  # ten dollars: how far it may be from scikit-learn's values and ends of intervals
+_DISTANCE = FEATURES_OUT.index("Distance1")
 
 
-class NotCompilableError(ValueError):
-    """The model is not one that the scorer knows; scikit-learn has to serve it."""
+class BrokenScorerError(ValueError):
+    """The files are not those of a scorer that answers as its model did."""
+
+
+class Answers(NamedTuple):
+    """What a model says of rows, each of shape (n,): values, ends of the intervals, kilometres to the nearest place.
+
+    ``kilometres`` is None for a model that asks no neighbours.
+    """
+
+    values: Matrix
+    low: Matrix
+    high: Matrix
+    kilometres: Matrix | None
 
 
 class Scorer:
-    """Values and intervals of a fitted and calibrated model, from its compiled trees.
+    """Values and intervals of a spatial model, from its compiled trees and the places it remembers.
 
     Safe to use from several threads; rows are taken as valid, as the service has checked them.
-
-    Raises
-    ------
-    NotCompilableError
-        When the model is not a calibrated pipeline of ``SpatialFeatures`` and ``OffsetRegressor``.
     """
 
-    def __init__(self, model: ConformalRegressor, graph: bytes) -> None:
-        self._spatial, _ = _steps(model)
-        self._model = model
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], trees: bytes) -> None:
+        self._places = _places(arrays)
+        self._factor, self._lowest, self._highest = (arrays[name].item() for name in ("factor", "lowest", "highest"))
         options = onnxruntime.SessionOptions()
         # One row is done before a second thread has woken up; large tables are the caller's to divide.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._trees = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._features_of_one = _features_of_one(self._spatial)
+        self._trees = onnxruntime.InferenceSession(trees, options, providers=["CPUExecutionProvider"])
+        self._features_of_one = _features_of_one(self._places)
 
-    def predict_interval(self, X: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-        """Return values and the ends of their intervals for rows of shape (n, 8), each of shape (n,)."""
+    @classmethod
+    def load(cls, directory: Path) -> Scorer:
+        """Return the scorer of these files, after it has answered its example as scikit-learn did.
+
+        Raises
+        ------
+        BrokenScorerError
+            Whatever is wrong with them.
+        """
+        try:
+            with (directory / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            trees = (directory / TREES).read_bytes()
+            _check_belonging(arrays, trees)
+            scorer = cls(arrays, trees)
+            difference = scorer.difference(arrays["example"], arrays["expected"])
+        except BrokenScorerError:
+            raise
+        except Exception as error:  # onnxruntime, zipfile and numpy have their own kinds for a damaged file
+            raise BrokenScorerError(f"it cannot be read: {error}") from error
+        if not difference <= TOLERANCE:
+            raise BrokenScorerError(f"its answers are up to {difference:.2g} from scikit-learn's for its example")
+        return scorer
+
+    def difference(self, X: Matrix, expected: Matrix) -> float:
+        """Return how far values and ends are from the expected, (n, 3), at most, rows together and one by one."""
+        together = np.stack(self.predict(X)[:3], axis=1)
+        one_by_one = np.array([self.score(row)[:3] for row in X.tolist()])
+        return float(max(np.abs(together - expected).max(), np.abs(one_by_one - expected).max()))
+
+    def predict(self, X: Matrix) -> Answers:
+        """Return what the model says of rows of shape (n, 8)."""
         if len(X) == 1:
-            value, low, high = self.score(X[0].tolist())
-            return np.array([value]), np.array([low]), np.array([high])
-        values, errors = np.empty(len(X)), np.empty(len(X))
+            return Answers(*(np.array([number]) for number in self.score(X[0].tolist())))
+        values, errors, distances = np.empty((3, len(X)))
         for start in range(0, len(X), CHUNK):
             rows = slice(start, start + CHUNK)
-            features = self._spatial.features(X[rows]).astype(np.float64)
+            features = self._places.features(X[rows]).astype(np.float64)
             value, error = self._trees.run(OUTPUTS, {"features": features})
-            values[rows], errors[rows] = value[:, 0], error[:, 0]
-        return (values, *self._model.ends(values, errors))
+            values[rows], errors[rows], distances[rows] = value[:, 0], error[:, 0], features[:, _DISTANCE]
+        low, high = interval_ends(values, errors, self._factor, self._lowest, self._highest)
+        return Answers(values, low, high, distances * KILOMETRES)
 
-    def score(self, row: Sequence[float]) -> tuple[float, float, float]:
-        """Return value, lower and upper end of one row: eight floats in the order of the schema."""
-        value_, error = self._trees.run(OUTPUTS, {"features": self._features_of_one(row)})
-        model = self._model
+    def score(self, row: Sequence[float]) -> tuple[float, float, float, float]:
+        """Return value, lower end, upper end and kilometres of one row: eight floats in the order of the schema."""
+        features = self._features_of_one(row)
+        value_, error = self._trees.run(OUTPUTS, {"features": features})
         value: float = value_.item()
-        width = model.factor_ * max(error.item(), SCALE_FLOOR)
+        width = self._factor * max(error.item(), SCALE_FLOOR)
         return (
             value,
-            min(max(value - width, model.lowest_), value),
-            max(min(value + width, model.highest_), value),
+            min(max(value - width, self._lowest), value),
+            max(min(value + width, self._highest), value),
+            features.item(_DISTANCE) * KILOMETRES,
         )
 
 
-def compile_trees(model: ConformalRegressor) -> bytes:
-    """Return the trees of a fitted and calibrated model as an ONNX graph, to be stored beside it.
-
-    Input "features" (n, m); outputs "value" and "error", each (n, 1); all float64.
-
-    Raises
-    ------
-    NotCompilableError
-        When the model is not a calibrated pipeline of ``SpatialFeatures`` and ``OffsetRegressor``.
-    """
-    from onnx import TensorProto, checker, helper, numpy_helper  # noqa: PLC0415 - only needed where models are made
-
-    spatial, regressor = _steps(model)
-    width = len(spatial.get_feature_names_out())
-    share_of_last = np.zeros((width, 1))
-    share_of_last[-1] = regressor.share
-    constants = {
-        "share_of_last": share_of_last,
-        "lowest": np.array(regressor.low_),
-        "highest": np.array(regressor.high_),
-    }
-    nodes = [
-        _ensemble(regressor.regressor_, "features", "rest"),
-        helper.make_node("MatMul", ["features", "share_of_last"], ["offset"]),
-        helper.make_node("Add", ["rest", "offset"], ["unbounded"]),
-        helper.make_node("Clip", ["unbounded", "lowest", "highest"], ["value"]),
-        helper.make_node("Concat", ["features", "value"], ["with_value"], axis=1),
-        _ensemble(model.scale_, "with_value", "error"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "spatial",
-        [helper.make_tensor_value_info("features", TensorProto.DOUBLE, [None, width])],
-        [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None, 1]) for name in OUTPUTS],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 5)]
-    made = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    checker.check_model(made)
-    serialised: bytes = made.SerializeToString()
-    return serialised
+def _check_belonging(arrays: Mapping[str, npt.NDArray[Any]], trees: bytes) -> None:
+    if arrays["format"].item() != FORMAT:
+        raise BrokenScorerError(f"its format is {arrays['format'].item()}, not {FORMAT}")
+    if arrays["trees_sha256"].item() != hashlib.sha256(trees).hexdigest():
+        raise BrokenScorerError(f"{TREES} is not the file that belongs to {ARRAYS}")
 
 
-def largest_difference(scorer: Scorer, model: ConformalRegressor, X: Matrix) -> float:
-    """Return how far the scorer's values and ends are from the model's, at most, rows together and one by one."""
-    expected = np.stack(model.predict_interval(X), axis=1)
-    together = np.stack(scorer.predict_interval(X), axis=1)
-    one_by_one = np.array([scorer.score(row) for row in X.tolist()])
-    return float(max(np.abs(together - expected).max(), np.abs(one_by_one - expected).max()))
-
-
-def _steps(model: ConformalRegressor) -> tuple[SpatialFeatures, OffsetRegressor]:
-    """Return the two parts of the model, after a look at whether there is nothing else in it."""
-    estimator = model.estimator
-    if not hasattr(model, "scale_"):
-        raise NotCompilableError("the model has no calibrated intervals")
-    if not (
-        isinstance(estimator, Pipeline)
-        and [type(step) for _, step in estimator.steps] == [SpatialFeatures, OffsetRegressor]
-        and isinstance(estimator[1].regressor_, HistGradientBoostingRegressor)
-        and not estimator[0].wide
-    ):
-        raise NotCompilableError("only the default spatial model can be compiled")
-    return estimator[0], estimator[1]
-
-
-def _ensemble(boosted: Any, features: str, output: str) -> Any:
-    """Return a HistGradientBoostingRegressor as an ONNX node; its baseline goes into the leaves of the first tree.
-
-    scikit-learn keeps a tree as an array of nodes, leaves among them; ONNX numbers inner nodes and leaves apart.
-    """
-    from onnx import helper, numpy_helper  # noqa: PLC0415
-
-    feature, split, left, right, left_leaf, right_leaf, roots, weights = ([] for _ in range(8))  # type: ignore[var-annotated]
-    baseline = float(np.asarray(boosted._baseline_prediction).item())
-    for (tree,) in boosted._predictors:
-        nodes = tree.nodes
-        leaf = nodes["is_leaf"].astype(bool)
-        if leaf[0]:
-            raise NotCompilableError("a tree without a split")
-        number = np.where(leaf, len(weights) + np.cumsum(leaf) - 1, len(feature) + np.cumsum(~leaf) - 1)
-        inner = nodes[~leaf]
-        roots.append(len(feature))
-        feature += inner["feature_idx"].tolist()
-        split += inner["num_threshold"].tolist()
-        left += number[inner["left"]].tolist()
-        right += number[inner["right"]].tolist()
-        left_leaf += leaf[inner["left"]].tolist()
-        right_leaf += leaf[inner["right"]].tolist()
-        weights += (nodes["value"][leaf] + (0.0 if weights else baseline)).tolist()
-    return helper.make_node(
-        "TreeEnsemble",
-        [features],
-        [output],
-        domain="ai.onnx.ml",
-        aggregate_function=1,  # sum
-        n_targets=1,
-        tree_roots=roots,
-        nodes_modes=numpy_helper.from_array(np.zeros(len(feature), dtype=np.uint8)),  # feature <= split
-        nodes_featureids=feature,
-        nodes_splits=numpy_helper.from_array(np.array(split)),
-        nodes_truenodeids=left,
-        nodes_trueleafs=[int(is_leaf) for is_leaf in left_leaf],
-        nodes_falsenodeids=right,
-        nodes_falseleafs=[int(is_leaf) for is_leaf in right_leaf],
-        leaf_targetids=[0] * len(weights),
-        leaf_weights=numpy_helper.from_array(np.array(weights)),
-    )
+def _places(arrays: Mapping[str, npt.NDArray[Any]]) -> Neighbours:
+    places = Neighbours()
+    places.wide = False
+    places.neighbours, places.candidates = arrays["neighbours"].item(), arrays["candidates"].item()
+    places.inputs_, places.places_, places.targets_ = arrays["inputs"], arrays["places"], arrays["targets"]
+    places.input_scale_ = arrays["input_scale"]
+    places.place_length_, places.place_weight_ = arrays["place_length"].item(), arrays["place_weight"].item()
+    places.noise_ = arrays["noise"].item()
+    places.index()
+    return places
 
 
 def _kernel_inputs_of_one(row: Sequence[float], scale: Sequence[float]) -> Matrix:
@@ -215,22 +169,22 @@ def _kernel_inputs_of_one(row: Sequence[float], scale: Sequence[float]) -> Matri
     )
 
 
-def _features_of_one(spatial: SpatialFeatures) -> Callable[[Sequence[float]], Matrix]:
-    """Return a function that makes the features of one row, shape (1, m): ``SpatialFeatures.features`` for a row.
+def _features_of_one(places: Neighbours) -> Callable[[Sequence[float]], Matrix]:
+    """Return a function that makes the features of one row, shape (1, m): ``Neighbours.features`` for a row.
 
-    Formulas and their order are those of ``SpatialFeatures``, with plain floats where a row has one number.
+    Formulas and their order are those of ``Neighbours``, with plain floats where a row has one number.
     """
-    query = spatial._tree.query
-    inputs, targets = spatial.inputs_, spatial.targets_
+    query = places._tree.query
+    inputs, targets = places.inputs_, places.targets_
     # As complex numbers, places are one array, and the absolute value of a difference is a distance.
-    spots = spatial.places_.view(np.complex128).ravel() / spatial.place_length_
-    scale = spatial.input_scale_.tolist()
+    spots = places.places_.view(np.complex128).ravel() / places.place_length_
+    scale = places.input_scale_.tolist()
     # The two parts of the kernel: by place, and by all inputs.
-    factors, weights = np.array([[-1.0 / spatial.place_length_], [-1.0]]), np.array([spatial.place_weight_, 1.0])
-    variance = 1.0 + spatial.place_weight_
-    diagonal = variance * (1.0 + spatial.noise_)
-    near = min(spatial.candidates, len(targets))
-    count = min(spatial.neighbours, near)
+    factors, weights = np.array([[-1.0 / places.place_length_], [-1.0]]), np.array([places.place_weight_, 1.0])
+    variance = 1.0 + places.place_weight_
+    diagonal = variance * (1.0 + places.noise_)
+    near = min(places.candidates, len(targets))
+    count = min(places.neighbours, near)
     five, twenty = min(5, near), min(20, near)
     width, half = len(FEATURES_OUT), math.sqrt(0.5)
     empty, exp, sqrt, vecdot = np.empty, np.exp, np.sqrt, np.vecdot

@@ -17,7 +17,8 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.conformal import SCALE_FLOOR, SCALE_FOLDS, ConformalRegressor
+from pipeline.conformal import SCALE_FOLDS, ConformalRegressor
+from pipeline.intervals import SCALE_FLOOR
 from pipeline.schema import FEATURE_NAMES
 from pipeline.spatial import SpatialFeatures
 from pipeline.trusted import TRUSTED_TYPES

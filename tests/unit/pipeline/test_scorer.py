@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pipeline.compiler import NotCompilableError, compile_model, compile_trees, write_scorer
 from pipeline.conformal import ConformalRegressor
-from pipeline.scorer import NotCompilableError, Scorer, compile_trees, largest_difference
+from pipeline.scorer import ARRAYS, TREES, BrokenScorerError, Scorer
 from pipeline.spatial import OffsetRegressor, SpatialFeatures
 from tests.unit.pipeline.test_spatial import KERNEL, town
 
@@ -28,13 +31,22 @@ def model() -> ConformalRegressor:
     return ConformalRegressor(spatial()).fit(*town(1500)).calibrate(*town(500, seed=1))
 
 
+def compiled(model: ConformalRegressor) -> Scorer:
+    return Scorer(*compile_model(model, town(5)[0]))
+
+
+def expected(model: ConformalRegressor, rows: np.ndarray) -> np.ndarray:
+    return np.stack(model.predict_interval(rows), axis=1)
+
+
 @pytest.fixture(scope="module")
 def scorer(model: ConformalRegressor) -> Scorer:
-    return Scorer(model, compile_trees(model))
+    return compiled(model)
 
 
 def test_it_answers_as_scikit_learn(model: ConformalRegressor, scorer: Scorer) -> None:
-    assert largest_difference(scorer, model, town(2500, seed=2)[0]) < 1e-6
+    rows = town(2500, seed=2)[0]
+    assert scorer.difference(rows, expected(model, rows)) < 1e-6
 
 
 def test_one_row_has_the_same_features_as_many(model: ConformalRegressor, scorer: Scorer) -> None:
@@ -46,17 +58,70 @@ def test_one_row_has_the_same_features_as_many(model: ConformalRegressor, scorer
 @pytest.mark.parametrize("count", [0, 1, 2, 16, 1024, 1025])
 def test_any_number_of_rows(model: ConformalRegressor, scorer: Scorer, count: int) -> None:
     rows = town(1025, seed=4)[0][:count]
-    answer = scorer.predict_interval(rows)
-    assert [part.shape for part in answer] == [(count,)] * 3
+    answer = scorer.predict(rows)
+    assert [part.shape for part in answer if part is not None] == [(count,)] * 4
     if count:
-        np.testing.assert_allclose(answer, model.predict_interval(rows), atol=1e-6)
+        np.testing.assert_allclose(answer[:3], model.predict_interval(rows), atol=1e-6)
+        distances = model.nearest_training_km(rows)
+        assert answer.kilometres is not None
+        assert distances is not None
+        np.testing.assert_allclose(answer.kilometres, distances, atol=1e-4)
 
 
-def test_it_is_stored_in_a_file_beside_the_model(model: ConformalRegressor, scorer: Scorer, tmp_path: Path) -> None:
-    (tmp_path / "trees.onnx").write_bytes(compile_trees(model))
-    loaded = Scorer(model, (tmp_path / "trees.onnx").read_bytes())
+def test_it_comes_back_from_its_files(model: ConformalRegressor, scorer: Scorer, tmp_path: Path) -> None:
+    write_scorer(model, town(5)[0], tmp_path / "scorer")
+    loaded = Scorer.load(tmp_path / "scorer")
     rows = town(100, seed=5)[0]
-    np.testing.assert_array_equal(loaded.predict_interval(rows), scorer.predict_interval(rows))
+    np.testing.assert_array_equal(loaded.predict(rows), scorer.predict(rows))
+
+
+def test_nothing_of_scikit_learn_is_imported_to_run_it(model: ConformalRegressor, tmp_path: Path) -> None:
+    write_scorer(model, town(5)[0], tmp_path)
+    script = """
+import sys
+from pathlib import Path
+from pipeline.scorer import ARRAYS, TREES, BrokenScorerError, Scorer
+Scorer.load(Path(sys.argv[1]))
+assert not {"sklearn", "skops", "mlflow", "pandas", "onnx"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def damaged(files: Path, what: str) -> None:
+    """Do to the files of a scorer what can happen to files."""
+    trees, arrays = files / TREES, files / ARRAYS
+    if what == "no trees":
+        trees.unlink()
+    elif what == "cut off":
+        arrays.write_bytes(arrays.read_bytes()[:-5000])
+    elif what == "no arrays":
+        arrays.write_bytes(b"something else")
+    elif what == "other trees":
+        trees.write_bytes(trees.read_bytes() + b"x")
+    else:
+        with np.load(arrays) as stored:
+            content = dict(stored)
+        content["format" if what == "other format" else "expected"] += 1
+        np.savez(arrays, allow_pickle=False, **content)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("no trees", "cannot be read"),
+        ("cut off", "cannot be read"),
+        ("no arrays", "cannot be read"),
+        ("other trees", "not the file that belongs"),
+        ("other format", "its format is 2, not 1"),
+        ("other answers", "up to 1 from scikit-learn's for its example"),
+    ],
+)
+def test_broken_files_are_refused(model: ConformalRegressor, tmp_path: Path, what: str, reason: str) -> None:
+    write_scorer(model, town(5)[0], tmp_path)
+    damaged(tmp_path, what)
+    with pytest.raises(BrokenScorerError, match=reason):
+        Scorer.load(tmp_path)
 
 
 def test_values_at_the_ends_of_what_is_possible(model: ConformalRegressor, scorer: Scorer) -> None:
@@ -65,7 +130,7 @@ def test_values_at_the_ends_of_what_is_possible(model: ConformalRegressor, score
         [(0, 0.0), (0, 1000.0), (2, 0.01), (2, 10_000.0), (3, 0.01), (3, 10_000.0), (4, 1.0), (5, 0.01), (6, 90.0)]
     ):
         edges[row, column] = value
-    assert largest_difference(scorer, model, edges) < 1e-6
+    assert scorer.difference(edges, expected(model, edges)) < 1e-6
 
 
 def test_small_training_tables() -> None:
@@ -76,7 +141,8 @@ def test_small_training_tables() -> None:
         )
     )
     model.fit(*town(12)).calibrate(*town(300, seed=1))
-    assert largest_difference(Scorer(model, compile_trees(model)), model, town(50, seed=2)[0]) < 1e-6
+    rows = town(50, seed=2)[0]
+    assert compiled(model).difference(rows, expected(model, rows)) < 1e-6
 
 
 def test_threads_do_not_disturb_each_other(scorer: Scorer) -> None:

@@ -15,15 +15,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from pipeline.spatial import (
-    EASTWARD,
-    FEATURES_OUT,
-    KILOMETRES,
-    OffsetRegressor,
-    SpatialFeatures,
-    kernel_inputs,
-    places,
-)
+from pipeline.neighbours import EASTWARD, FEATURES_OUT, KILOMETRES, kernel_inputs, places
+from pipeline.spatial import OffsetRegressor, SpatialFeatures
 
 KERNEL = {
     "place_share": 0.3, "place_length": 0.08, "noise": 0.1, "MedInc": 6.6, "HouseAge": 7.3, "AveRooms": 6.3,

@@ -17,9 +17,10 @@ from pipeline.conformal import ConformalRegressor
 from pipeline.kernel import START, fit_kernel, leave_one_out_error, written
 from pipeline.limits import across_line, by_distance
 from pipeline.models import build
+from pipeline.neighbours import FAR_KM
 from pipeline.preprocess import split
 from pipeline.schema import FEATURE_NAMES, TARGET
-from pipeline.spatial import FAR_KM, KERNEL_NAMES
+from pipeline.spatial import KERNEL_NAMES
 
 ROOT = Path(__file__).parents[3]
 
