@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from mlflow.sklearn import log_model
 
 import pipeline
 from pipeline.conformal import ConformalRegressor
+from pipeline.drift import REFERENCE_FILE, Reference, make_reference
 from pipeline.schema import FEATURE_NAMES, TARGET
 from pipeline.source import source_commit
 from pipeline.stage import RAW_DATA, REPORTS
@@ -160,7 +162,11 @@ def log_candidate(
         mlflow.log_params(candidate.params)
         mlflow.log_inputs(list(datasets.values()), ["training", "validation", "test"], [None] * 3)
         fitted_on = [datasets[part].df for part in candidate.params["fitted_on"].split(" and ")]
-        model_id = _log_model(candidate, model, lineage, pd.concat(fitted_on, ignore_index=True))
+        rows = pd.concat(fitted_on, ignore_index=True)
+        model_id = _log_model(candidate, model, lineage, rows)
+        unseen = model.predict(datasets["test"].df)
+        reference = make_reference(rows[list(FEATURE_NAMES)].to_numpy(float), unseen, candidate.metrics["test_rmse"])
+        _log_drift_reference(client, model_id, reference)
         of_validation = {name: value for name, value in candidate.metrics.items() if name.startswith("custom_")}
         of_test = {name: value for name, value in candidate.metrics.items() if name.startswith("test_")}
         mlflow.log_metrics(of_validation, model_id=model_id, dataset=datasets["validation"])
@@ -197,6 +203,13 @@ def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage
     )
     model_id: str = info.model_id
     return model_id
+
+
+def _log_drift_reference(client: MlflowClient, model_id: str, reference: Reference) -> None:
+    """Put what drift is measured against beside the model, so that whoever downloads the one has the other."""
+    with tempfile.TemporaryDirectory() as directory:
+        reference.save(Path(directory) / REFERENCE_FILE)
+        client.log_model_artifacts(model_id, directory)
 
 
 def _code_digest() -> str:

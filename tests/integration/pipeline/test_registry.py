@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
-from mlflow.artifacts import load_text
+from mlflow.artifacts import download_artifacts, load_text
 from skops import io as skops_io
 
+from pipeline.drift import REFERENCE_FILE, Reference
 from pipeline.preprocess import place_in_split
 from pipeline.schema import FEATURE_NAMES, TARGET
 from pipeline.stage import RAW_DATA
@@ -209,3 +210,18 @@ def test_a_half_finished_log_is_not_taken_for_done(trained: Project, client: Mlf
     again = [run for run in runs_of(client, project) if run.data.tags.get("family") == BEST]
     assert [run.info.status for run in again] == ["FINISHED"]
     assert registration(project)["run_id"] == again[0].info.run_id
+
+
+def test_the_drift_reference_comes_with_the_version(trained: Project, client: MlflowClient, tmp_path: Path) -> None:
+    version = client.get_model_version_by_alias("HousePriceModel", "Production")
+    file = download_artifacts(f"models:/HousePriceModel/{version.version}/{REFERENCE_FILE}", dst_path=str(tmp_path))
+    assert Path(file).stat().st_size < 300_000
+    reference = Reference.load(Path(file))
+    train, validation, test = (
+        pd.read_parquet(trained.workspace / f"data/processed/{part}.parquet") for part in PARTS
+    )
+    scores = json.loads((trained.workspace / "reports/metrics.json").read_text())[BEST]
+    assert reference.test_rmse == scores["test_rmse"]
+    assert list(reference.counts) == pytest.approx([len(train) + len(validation)] * 8 + [len(test)])
+    places = pd.concat([train, validation])["Latitude"]
+    assert np.median(reference.quantiles[6]) == pytest.approx(places.median(), abs=0.01)

@@ -1,0 +1,198 @@
+"""How often drift is cried without any, and how often it is found: ``python -m bench.drift [--log-rows N]``.
+
+Windows are drawn from the test rows, which no model has seen, and compared with the reference of the rows that are
+trained on. Predictions are those of a gradient boosting model of the train and validation rows. With ``--log-rows``
+a log of so many predictions is made in a temporary directory as well, and one check of it is timed as a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
+
+from app.prediction_log import COLUMNS, PredictionLog
+from pipeline.drift import REFERENCE_FILE, Matrix, Policy, Reference, compare, make_reference
+from pipeline.preprocess import split
+from pipeline.schema import FEATURE_NAMES, TARGET
+from pipeline.stage import RAW_DATA, load_params
+
+UNDRIFTED = 500
+DRIFTED = 100
+SEED = 1
+
+Change = Callable[[Matrix, np.random.Generator], Matrix]
+
+
+class Case(NamedTuple):
+    """So many windows of so many rows, drawn from ``source`` and changed."""
+
+    name: str
+    source: Matrix
+    change: Change
+    rows: int
+    windows: int
+
+
+def undrifted(rows: Matrix, rng: np.random.Generator) -> Matrix:
+    """Return the rows."""
+    return rows
+
+
+def income_up(rows: Matrix, rng: np.random.Generator) -> Matrix:
+    """Return the rows with all incomes a quarter higher."""
+    return rows * np.where(np.array(FEATURE_NAMES) == "MedInc", 1.25, 1.0)
+
+
+def another_partner(*names: str) -> Change:
+    """Return a change that gives these columns of each row to another row: every column stays as it was."""
+    moved = [FEATURE_NAMES.index(name) for name in names]
+
+    def change(rows: Matrix, rng: np.random.Generator) -> Matrix:
+        changed = rows.copy()
+        changed[:, moved] = rows[rng.permutation(len(rows))][:, moved]
+        return changed
+
+    return change
+
+
+def main() -> None:
+    """Print both kinds of rates, and what a check of a long log costs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--log-rows", type=int, default=0, help="also time one check of a log of so many predictions")
+    log_rows = parser.parse_args().log_rows
+    params = load_params()
+    policy = Policy(**params["drift"])
+    preprocess = params["preprocess"]
+    parts = split(pd.read_csv(RAW_DATA), preprocess["test_fraction"], preprocess["validation_fraction"])
+    fitted = pd.concat([parts["train"], parts["validation"]], ignore_index=True)
+    rows, test = (part[list(FEATURE_NAMES)].to_numpy(np.float64) for part in (fitted, parts["test"]))
+    with threadpool_limits(1):
+        model = HistGradientBoostingRegressor(random_state=0).fit(rows, fitted[TARGET.name])
+        predicted = model.predict(test)
+        actual = parts["test"][TARGET.name].to_numpy(np.float64)
+        reference = make_reference(rows, predicted, float(np.sqrt(np.mean((predicted - actual) ** 2))))
+        south = test[test[:, FEATURE_NAMES.index("Latitude")] < 36]
+        cases = [
+            Case("nothing changed", test, undrifted, policy.window, UNDRIFTED),
+            Case("nothing changed", test, undrifted, policy.least_rows, UNDRIFTED),
+            Case("MedInc x 1.25", test, income_up, policy.window, DRIFTED),
+            Case("Southern California only", south, undrifted, policy.window, DRIFTED),
+            Case("joint: MedInc of another row", test, another_partner("MedInc"), policy.window, DRIFTED),
+            Case("joint: AveOccup of another row", test, another_partner("AveOccup"), policy.window, DRIFTED),
+            Case(
+                "joint: place of another row", test, another_partner("Latitude", "Longitude"), policy.window, DRIFTED
+            ),
+        ]
+        _say(
+            f"{'':<32}{'rows':>6}{'windows':>9}{'any':>8}{'columns':>9}{'joint':>8}   columns found, seconds a window"
+        )
+        for case in cases:
+            _say(_rates(case, model, reference, policy))
+        _say(_live_alarms(predicted - actual, reference.test_rmse, policy))
+        if log_rows:
+            _time_check(reference, test, predicted, log_rows)
+
+
+def _rates(case: Case, model: HistGradientBoostingRegressor, reference: Reference, policy: Policy) -> str:
+    """Return a line with the shares of windows in which something, a column, or the rows as a whole drifted."""
+    rng = np.random.default_rng(SEED)
+    found: Counter[str] = Counter()
+    start = time.perf_counter()
+    for _ in range(case.windows):
+        window = case.change(case.source[rng.choice(len(case.source), case.rows, replace=False)], rng)
+        report = compare(reference, window, model.predict(window), policy)
+        columns = [column["name"] for column in report["columns"] if column["drifted"]]
+        found.update(["any"] * (report["status"] == "drift") + ["columns"] * bool(columns) + columns)
+        found["joint"] += report["joint"]["drifted"]
+    seconds = (time.perf_counter() - start) / case.windows
+    shares = "".join(
+        f"{found[what] / case.windows:>{width}.1%}" for what, width in (("any", 8), ("columns", 9), ("joint", 8))
+    )
+    names = " ".join(
+        f"{what} {found[what] / case.windows:.0%}" for what in (*FEATURE_NAMES, "prediction") if found[what]
+    )
+    return f"{case.name:<32}{case.rows:>6,}{case.windows:>9}{shares}   {names or '-'}, {seconds:.2f} s"
+
+
+def _live_alarms(errors: Matrix, test_rmse: float, policy: Policy) -> str:
+    """Return a line with the share of undrifted windows in which the live error alone would want a retraining."""
+    rng = np.random.default_rng(SEED)
+    limit = test_rmse * (1 + policy.live_margin)
+    alarms = [
+        np.sqrt(np.mean(errors[rng.choice(len(errors), policy.live_labels, replace=False)] ** 2)) > limit
+        for _ in range(10_000)
+    ]
+    return (
+        f"live RMSE of {policy.live_labels} labels above {limit:.3f} without drift: {np.mean(alarms):.2%} of windows"
+    )
+
+
+def _time_check(reference: Reference, test: Matrix, predicted: Matrix, log_rows: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        state = Path(name)
+        directory = state / "champion" / "v1"
+        directory.mkdir(parents=True)
+        reference.save(directory / REFERENCE_FILE)
+        (state / "champion" / "current.json").write_text(json.dumps({"version": "1", "directory": "v1"}))
+        start = time.perf_counter()
+        _fill(state / "predictions.db", test, predicted, log_rows)
+        _say(f"a log of {log_rows:,} predictions made in {time.perf_counter() - start:.0f} s")
+        for _ in range(3):
+            start = time.perf_counter()
+            result = subprocess.run(
+                [sys.executable, "-m", "monitoring.drift_check"],
+                env=os.environ | {"STATE_DIR": str(state)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            seconds = time.perf_counter() - start
+            largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+            first = (result.stdout or result.stderr).partition("\n")[0]
+            _say(
+                f"a check as a process: {seconds:.2f} s, {largest:.0f} MB at most, exit {result.returncode}: {first}"
+            )
+
+
+def _fill(path: Path, test: Matrix, predicted: Matrix, rows: int) -> None:
+    log = PredictionLog(path)
+    log.start()
+    log.stop()
+    chosen = np.random.default_rng(SEED).integers(0, len(test), rows)
+    now = time.time()
+    places = ", ".join("?" * len(COLUMNS))
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.executemany(
+            f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES ({places})",  # noqa: S608 - constants
+            (
+                (f"{n:032x}", "request", now - rows + n, "1", *test[i].tolist(), float(predicted[i]), 0.0, 9.0)
+                for n, i in enumerate(chosen)
+            ),
+        )
+    connection.close()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
