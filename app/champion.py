@@ -21,10 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from loguru import logger
 
+from pipeline.intervals import Answers
 from pipeline.schema import FEATURE_NAMES, FEATURES
 
 Matrix = npt.NDArray[np.float64]
+Predict = Callable[[Matrix], Answers]
 Source = Literal["registry", "local copy", "dummy"]
+Engine = Literal["compiled", "scikit-learn", "dummy"]
 MAX_RETRY_SECONDS = 300.0
 
 
@@ -41,11 +44,12 @@ class Version:
 class Model:
     """A loaded model.
 
-    ``predict_interval`` maps rows of shape (n, 8) to values, lower and upper ends, each of shape (n,).
-    ``metadata`` is the one of the MLmodel file.
+    ``predict`` answers for rows of shape (n, 8), ``engine`` is what runs in it, ``metadata`` is the one of the
+    MLmodel file.
     """
 
-    predict_interval: Callable[[Matrix], tuple[Matrix, Matrix, Matrix]]
+    predict: Predict
+    engine: Engine
     metadata: Mapping[str, Any]
     example: Matrix
 
@@ -72,22 +76,33 @@ class Champion:
     registered_at: str | None
     source: Source
     metadata: Mapping[str, Any]
-    predict_interval: Callable[[Matrix], tuple[Matrix, Matrix, Matrix]]
+    engine: Engine
+    predict: Predict
     coverage: float
     training_range: tuple[tuple[float, float], ...]
+    far_km: float
 
     @property
     def family(self) -> str:
         """The kind of model, as params.yaml names it."""
         return str(self.metadata.get("family", "unknown"))
 
-    def warnings(self, row: tuple[float, ...]) -> list[str]:
-        """Return a line for each feature of one row that lies outside of what the model has seen."""
-        return [
+    def warnings(self, row: tuple[float, ...], kilometres: float | None) -> list[str]:
+        """Return a line for each feature of one row that lies outside of what the model has seen.
+
+        And one when the nearest training place, so many kilometres away, is farther than the model can be relied on.
+        """
+        lines = [
             f"{name} {value:g} is outside the training range {low:g} to {high:g}"
             for value, (low, high), name in zip(row, self.training_range, FEATURE_NAMES, strict=True)
             if not low <= value <= high
         ]
+        if kilometres is not None and kilometres > self.far_km:
+            lines.append(
+                f"nearest_training_km {kilometres:.1f} is more than {self.far_km:g}: "
+                "so far out predictions are less certain than their intervals say"
+            )
+        return lines
 
 
 class ChampionKeeper:
@@ -175,7 +190,8 @@ class ChampionKeeper:
         self.state = f"version {found.version} is the registry's {self._name}"
         seconds = time.monotonic() - started
         logger.info(
-            f"serving version {found.version} ({champion.family}) from the registry, loaded in {seconds:.1f} s"
+            f"serving version {found.version} ({champion.family}, {champion.engine}) from the registry, "
+            f"loaded in {seconds:.1f} s"
         )
         self._keep(incoming, found)
 
@@ -216,7 +232,7 @@ class ChampionKeeper:
             return
         self.current = champion
         self.state = "the registry has not been asked yet"
-        logger.info(f"serving version {champion.version} ({champion.family}) from the local copy")
+        logger.info(f"serving version {champion.version} ({champion.family}, {champion.engine}) from the local copy")
 
     def _tell(self, state: str) -> None:
         """Note the state; log it when it is a new one."""
@@ -248,9 +264,9 @@ class DummyKeeper:
 def dummy_champion() -> Champion:
     """Return a model whose prediction is 0.4 of the median income, give or take one half."""
 
-    def predict_interval(rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    def predict(rows: Matrix) -> Answers:
         values = 0.4 * rows[:, 0]
-        return values, values - 0.5, values + 0.5
+        return Answers(values, values - 0.5, values + 0.5, None)
 
     metadata = {
         "family": "dummy",
@@ -260,7 +276,7 @@ def dummy_champion() -> Champion:
         "interval_coverage": 0.9,
     }
     example = np.array([[column.example for column in FEATURES]])
-    model = Model(predict_interval, metadata, example)
+    model = Model(predict, "dummy", metadata, example)
     return tried(model, Version("dummy", "none", None), "dummy")
 
 
@@ -273,7 +289,7 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         It answers with wrong shapes, with something that is no number or outside of its interval, or does not say
         what it was trained on.
     """
-    values, low, high = model.predict_interval(model.example)
+    values, low, high, _ = model.predict(model.example)
     expected = (len(model.example),)
     if not values.shape == low.shape == high.shape == expected:
         raise ValueError(f"its answers have the shapes {values.shape}, {low.shape}, {high.shape}, not {expected}")
@@ -291,9 +307,11 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         registered_at=version.registered_at,
         source=source,
         metadata=model.metadata,
-        predict_interval=model.predict_interval,
+        engine=model.engine,
+        predict=model.predict,
         coverage=float(model.metadata["interval_coverage"]),
         training_range=tuple((float(ranges[name][0]), float(ranges[name][1])) for name in FEATURE_NAMES),
+        far_km=float((model.metadata.get("limits") or {}).get("far_km") or "inf"),
     )
 
 

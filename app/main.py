@@ -84,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
     if settings.test_mode:
         return DummyKeeper()
-    from app.registry import MlflowRegistry  # noqa: PLC0415 - two seconds that TEST_MODE does not need
+    from app.registry import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
 
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
     return ChampionKeeper(

@@ -16,6 +16,7 @@ from app.identifiers import new_id
 from app.metrics import Metrics
 from app.prediction_log import PredictionLog, Row
 from app.schemas import HouseFeatures, Interval, Prediction
+from pipeline.intervals import Answers
 
 CHUNK_ROWS = 2_000
 
@@ -51,6 +52,7 @@ class _Answer(NamedTuple):
     value: float
     low: float
     high: float
+    kilometres: float | None
 
 
 class Predictor:
@@ -81,7 +83,7 @@ class Predictor:
             loop.call_soon(self._predict_waiting)
         await waiting.done
         assert waiting.answer is not None
-        champion, prediction_id, value, low, high = waiting.answer
+        champion, prediction_id, value, low, high, kilometres = waiting.answer
         self._metrics.count(champion.version, (value,))
         line["model_version"] = champion.version
         line["prediction_id"] = prediction_id
@@ -90,7 +92,7 @@ class Predictor:
             interval=Interval(low=low, high=high, coverage=champion.coverage),
             model_version=champion.version,
             prediction_id=prediction_id,
-            warnings=champion.warnings(waiting.row),
+            warnings=champion.warnings(waiting.row, kilometres),
         )
 
     def _predict_waiting(self) -> None:
@@ -108,14 +110,14 @@ class Predictor:
 
     def _predict_group(self, champion: Champion, group: list[_Waiting]) -> None:
         matrix: Matrix = np.array([waiting.row for waiting in group])
-        interval = [ends.tolist() for ends in champion.predict_interval(matrix)]
+        answers = _as_lists(champion.predict(matrix))
         rows: list[Row] = []
-        for waiting, value, low, high in zip(group, *interval, strict=True):
+        for waiting, value, low, high, kilometres in zip(group, *answers, strict=True):
             if not math.isfinite(value + low + high):
                 raise ArithmeticError(
                     f"version {champion.version} predicts {value} [{low}, {high}] for {waiting.row}"
                 )
-            answer = _Answer(champion, new_id(), value, low, high)
+            answer = _Answer(champion, new_id(), value, low, high, kilometres)
             waiting.answer = answer
             rows.append(
                 (
@@ -162,6 +164,14 @@ def _fail(waiting: _Waiting, error: Exception) -> None:
         waiting.done.set_exception(error)
 
 
+def _as_lists(answers: Answers) -> tuple[list[float], list[float], list[float], list[float] | list[None]]:
+    values, low, high, kilometres = answers
+    return (
+        *(values.tolist(), low.tolist(), high.tolist()),
+        [None] * len(values) if kilometres is None else kilometres.tolist(),
+    )
+
+
 def _predict_batch(
     champion: Champion, batch: list[HouseFeatures], request_id: str
 ) -> tuple[list[Row], list[Prediction]]:
@@ -172,10 +182,10 @@ def _predict_batch(
     for start in range(0, len(batch), CHUNK_ROWS):
         features = [item.row() for item in batch[start : start + CHUNK_ROWS]]
         matrix: Matrix = np.array(features, dtype=np.float64)
-        interval = champion.predict_interval(matrix)
-        if not np.isfinite(interval).all():
+        predicted = champion.predict(matrix)
+        if not np.isfinite(predicted[:3]).all():
             raise ArithmeticError(f"version {champion.version} predicts values that are not finite")
-        for row, value, low, high in zip(features, *(ends.tolist() for ends in interval), strict=True):
+        for row, value, low, high, kilometres in zip(features, *_as_lists(predicted), strict=True):
             prediction_id = new_id()
             rows.append((prediction_id, request_id, requested_at, champion.version, *row, value, low, high))
             answers.append(
@@ -184,7 +194,7 @@ def _predict_batch(
                     interval=Interval(low=low, high=high, coverage=champion.coverage),
                     model_version=champion.version,
                     prediction_id=prediction_id,
-                    warnings=champion.warnings(row),
+                    warnings=champion.warnings(row, kilometres),
                 )
             )
     return rows, answers

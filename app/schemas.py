@@ -70,7 +70,9 @@ class Prediction(BaseModel):
     interval: Interval
     model_version: str = Field(description="Version of the registered model that made this prediction")
     prediction_id: str = Field(description="Unique; ids sort by the time they were made")
-    warnings: list[str] = Field(description="Features outside the range the model was trained on")
+    warnings: list[str] = Field(
+        description="Features outside the range the model was trained on, and places far from all it was trained on"
+    )
 
 
 class Label(BaseModel):
@@ -163,6 +165,9 @@ class ModelCard(BaseModel):
     family: str
     run_id: str
     source: Literal["registry", "local copy", "dummy"]
+    engine: Literal["compiled", "scikit-learn", "dummy"] = Field(
+        description="What computes the predictions: the compiled scorer, or scikit-learn where a version has none"
+    )
     registered_at: str | None = Field(description="When the version was registered, UTC")
     scores: dict[str, float] = Field(
         description=f"Errors in {TARGET.unit}; `custom_` on validation, `test_` on test rows"
@@ -172,6 +177,10 @@ class ModelCard(BaseModel):
     code_digest: str | None = Field(description="Digest of the code and parameters that made the version")
     training_range: dict[str, tuple[float, float]] = Field(
         description="Smallest and largest value of each feature seen"
+    )
+    limits: dict[str, Any] | None = Field(
+        description="What it cannot do, measured: errors across a line of latitude, when trained on one side only, "
+        "beside a linear model's; and errors by the distance to the nearest training place"
     )
 
 

@@ -1,6 +1,8 @@
-"""Where an interval ends, the same for scikit-learn's model and for the compiled scorer."""
+"""What a model says of rows, and where an interval ends: the same for scikit-learn's models and for the scorer."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +10,18 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 
 SCALE_FLOOR = 0.03  # 3,000 dollars: nothing is predicted better, and a quotient of residuals must not explode
+
+
+class Answers(NamedTuple):
+    """What a model says of rows, each of shape (n,): values, ends of the intervals, kilometres to the nearest place.
+
+    ``kilometres`` is None for a model that asks no neighbours.
+    """
+
+    values: Matrix
+    low: Matrix
+    high: Matrix
+    kilometres: Matrix | None
 
 
 def interval_ends(

@@ -15,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ import onnxruntime
 from scipy.linalg.lapack import dposv
 from scipy.spatial.distance import cdist
 
-from pipeline.intervals import SCALE_FLOOR, interval_ends
+from pipeline.intervals import SCALE_FLOOR, Answers, interval_ends
 from pipeline.neighbours import (
     BEDROOMS_BOUNDS,
     EASTWARD,
@@ -48,18 +48,6 @@ _DISTANCE = FEATURES_OUT.index("Distance1")
 
 class BrokenScorerError(ValueError):
     """The files are not those of a scorer that answers as its model did."""
-
-
-class Answers(NamedTuple):
-    """What a model says of rows, each of shape (n,): values, ends of the intervals, kilometres to the nearest place.
-
-    ``kilometres`` is None for a model that asks no neighbours.
-    """
-
-    values: Matrix
-    low: Matrix
-    high: Matrix
-    kilometres: Matrix | None
 
 
 class Scorer:

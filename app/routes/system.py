@@ -57,12 +57,14 @@ async def model(request: Request) -> ModelCard:
         family=champion.family,
         run_id=champion.run_id,
         source=champion.source,
+        engine=champion.engine,
         registered_at=champion.registered_at,
         scores=metadata.get("scores", {}),
         interval_coverage=champion.coverage,
         data_md5=metadata.get("data_md5"),
         code_digest=metadata.get("code_digest"),
         training_range=dict(zip(FEATURE_NAMES, champion.training_range, strict=True)),
+        limits=metadata.get("limits"),
     )
 
 

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from app.champion import Model, Version, dummy_champion, tried
-from pipeline.schema import FEATURE_NAMES
+from pipeline.intervals import Answers
+from pipeline.schema import FEATURE_NAMES, FEATURES
 
+EXAMPLE = tuple(column.example for column in FEATURES)
 VERSION = Version("3", "run", None)
 METADATA = {"family": "x", "interval_coverage": 0.9, "training_range": dict.fromkeys(FEATURE_NAMES, (0.0, 1.0))}
 
 
 def model(values: list[float], low: list[float], high: list[float]) -> Model:
-    answers = (np.array(values), np.array(low), np.array(high))
-    return Model(lambda _rows: answers, METADATA, np.zeros((2, 8)))
+    answers = Answers(np.array(values), np.array(low), np.array(high), None)
+    return Model(lambda _rows: answers, "scikit-learn", METADATA, np.zeros((2, 8)))
 
 
 def test_a_model_that_answers_for_its_example_serves() -> None:
@@ -45,7 +47,21 @@ def test_a_model_without_its_training_range_is_refused() -> None:
 
 def test_each_feature_outside_its_range_has_a_warning() -> None:
     champion = replace(dummy_champion(), training_range=((0.0, 1.0),) * 8)
-    assert champion.warnings((0.0, 1.0, 0.5, -0.1, 1.5, 0.0, 0.0, 0.0)) == [
+    assert champion.warnings((0.0, 1.0, 0.5, -0.1, 1.5, 0.0, 0.0, 0.0), None) == [
         "AveBedrms -0.1 is outside the training range 0 to 1",
         "Population 1.5 is outside the training range 0 to 1",
     ]
+
+
+@pytest.mark.parametrize(("kilometres", "warned"), [(None, False), (5.0, False), (5.1, True)])
+def test_a_place_far_from_all_training_places_has_a_warning(kilometres: float | None, warned: bool) -> None:
+    champion = replace(dummy_champion(), far_km=5.0)
+    lines = champion.warnings(EXAMPLE, kilometres)
+    assert [line.startswith("nearest_training_km 5.1 is more than 5:") for line in lines] == [True] * warned
+
+
+def test_the_distance_that_is_far_comes_with_the_model() -> None:
+    known = replace(model([1, 2], [0, 1], [2, 3]), metadata=METADATA | {"limits": {"far_km": 3.5}})
+    assert tried(known, VERSION, "registry").far_km == 3.5
+    unknown = replace(known, metadata=METADATA | {"limits": {"far_km": None}})
+    assert not tried(unknown, VERSION, "registry").warnings((0.5,) * 8, 10_000.0)

@@ -15,6 +15,7 @@ from app.metrics import Metrics
 from app.prediction_log import PredictionLog
 from app.predictor import Predictor
 from app.schemas import HouseFeatures, Prediction
+from pipeline.intervals import Answers
 from tests.unit.app.conftest import EXAMPLE
 
 
@@ -34,13 +35,13 @@ def test_rows_that_come_together_are_one_call_and_each_gets_its_own_answer(tmp_p
     keeper = DummyKeeper()
     assert keeper.current is not None
     calls: list[int] = []
-    predict_interval = keeper.current.predict_interval
+    predict = keeper.current.predict
 
-    def counted(rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    def counted(rows: Matrix) -> Answers:
         calls.append(len(rows))
-        return predict_interval(rows)
+        return predict(rows)
 
-    keeper.current = replace(keeper.current, predict_interval=counted)
+    keeper.current = replace(keeper.current, predict=counted)
     log = PredictionLog(tmp_path / "predictions.db")
     log.start()
     answers = ask(Predictor(keeper, log, Metrics(CollectorRegistry())), [1.0, 2.0, 3.0])
@@ -56,12 +57,12 @@ def test_rows_that_come_together_are_one_call_and_each_gets_its_own_answer(tmp_p
 def test_a_row_that_the_model_fails_on_fails_alone() -> None:
     keeper = DummyKeeper()
     assert keeper.current is not None
-    predict_interval = keeper.current.predict_interval
+    predict = keeper.current.predict
 
-    def sick(rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-        return predict_interval(np.where(rows == 2.0, np.nan, rows))
+    def sick(rows: Matrix) -> Answers:
+        return predict(np.where(rows == 2.0, np.nan, rows))
 
-    keeper.current = replace(keeper.current, predict_interval=sick)
+    keeper.current = replace(keeper.current, predict=sick)
     first, second, third = ask(Predictor(keeper, None, Metrics(CollectorRegistry())), [1.0, 2.0, 3.0])
     assert isinstance(first, Prediction)
     assert isinstance(second, ArithmeticError)

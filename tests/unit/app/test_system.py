@@ -14,6 +14,7 @@ from loguru import logger
 from app.champion import Champion, dummy_champion
 from app.main import create_app
 from app.settings import Settings
+from pipeline.intervals import Answers
 from tests.unit.app.conftest import EXAMPLE
 
 
@@ -23,6 +24,7 @@ def test_ready_and_model_name_the_model(client: TestClient) -> None:
     assert (ready.json()["model_version"], ready.json()["source"]) == ("dummy", "dummy")
     card = client.get("/model").json()
     assert (card["name"], card["alias"], card["version"]) == ("HousePriceModel", "Production", "dummy")
+    assert (card["engine"], card["limits"]) == ("dummy", None)
 
 
 def test_health_passes_on_what_the_watchdog_saw(client: TestClient, settings: Settings) -> None:
@@ -111,4 +113,4 @@ def failing(champion: Champion) -> Champion:
     from dataclasses import replace
 
     nothing = np.array([np.nan])
-    return replace(champion, predict_interval=lambda _rows: (nothing, nothing, nothing))
+    return replace(champion, predict=lambda _rows: Answers(nothing, nothing, nothing, None))
