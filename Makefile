@@ -43,6 +43,9 @@ lint: $(VENV)/.development  ## check style and types
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
+dashboards: $(VENV)/.development  ## write Grafana's dashboards anew from monitoring/grafana/dashboards.py
+	@$(PYTHON) -m monitoring.grafana.dashboards
+
 lock: $(VENV)/.development  ## resolve pyproject.toml into the two lock files
 	@export UV_CUSTOM_COMPILE_COMMAND="make lock"; \
 	compile="$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links pyproject.toml"; \
@@ -53,7 +56,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain test test-unit lint lock clean
+.PHONY: help setup up down status logs retrain test test-unit lint dashboards lock clean
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):

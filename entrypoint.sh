@@ -95,6 +95,10 @@ case ${1:-} in
         binary=$(command -v grafana) || exit $MISSING
         home=$(dirname "$(dirname "$(readlink -f "$binary")")")
         [ -d "$home/conf" ] || home=/usr/share/grafana
+        if [ -z "${GF_SECURITY_ADMIN_PASSWORD:-}" ]; then  # Grafana takes it when it makes its database
+            GF_SECURITY_ADMIN_PASSWORD=$(<"$STATE_DIR/grafana/admin-password")
+            export GF_SECURITY_ADMIN_PASSWORD
+        fi
         export PROMETHEUS_URL=http://127.0.0.1:$PROMETHEUS_PORT DASHBOARDS=$ROOT/monitoring/grafana/dashboards
         exec "$binary" server --homepath "$home"
         ;;

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import socket
 import sqlite3
@@ -52,6 +53,8 @@ def prepare(settings: Settings) -> None:
     for directory in DIRECTORIES:
         (state / directory).mkdir(parents=True, exist_ok=True)
     clear_run_directory(state / "run")
+    if not os.environ.get("GF_SECURITY_ADMIN_PASSWORD"):
+        make_password(state / "grafana" / "admin-password")
     if settings.test_mode:
         return
     prepare_database(state / "mlflow" / "mlflow.db")
@@ -137,6 +140,17 @@ def clear_run_directory(run: Path) -> None:
         else:
             entry.unlink()
     (run / "phases").mkdir()
+
+
+def make_password(file: Path) -> None:
+    """Write a random password that only this user can read, unless there is one."""
+    if file.exists():
+        return
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    new.write_text(secrets.token_urlsafe(24) + "\n")
+    new.replace(file)  # never an empty one: Grafana would fall back to its own default
 
 
 def prepare_database(database: Path, template: Path = TEMPLATE) -> None:

@@ -5,29 +5,37 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.integration.monitoring.conftest import Started
+
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
 
 
-def promtool(*arguments: str) -> str:
+def promtool(*arguments: str, directory: Path = PROMETHEUS) -> str:
     path = os.environ["PATH"] + os.pathsep + str(ROOT / ".runtime" / "prometheus")
     binary = shutil.which("promtool", path=path)
     assert binary, "no promtool on PATH or in .runtime/prometheus: make setup"
     result = subprocess.run(
-        [binary, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=120, check=False
+        [binary, *arguments], cwd=directory, capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
-def test_prometheus_accepts_the_configuration_and_the_rules_it_loads() -> None:
-    assert "1 rule files found" in promtool("check", "config", "prometheus.yml")
-    assert "rules found" in promtool("check", "rules", "rules.yml")
+@pytest.mark.parametrize("variables", [{}, {"API_HOST": "api"}], ids=["alone", "with copies of the service"])
+def test_prometheus_accepts_its_configuration_and_loads_the_rules(
+    start_program: Callable[..., Started], variables: dict[str, str]
+) -> None:
+    prometheus = start_program("prometheus", **variables)
+    (file,) = (argument for argument in prometheus.arguments if argument.startswith("--config.file="))
+    answer = promtool("check", "config", file.partition("=")[2], directory=Path(prometheus.directory))
+    assert "1 rule files found" in answer
 
 
 def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:

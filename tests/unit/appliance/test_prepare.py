@@ -107,3 +107,13 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be looked at" * 100)
     with pytest.raises(prepare.RefusedError, match="is no MLflow database"):
         prepare.prepare_database(tmp_path / "mlflow.db", template)
+
+
+def test_the_password_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "admin-password"
+    prepare.make_password(file)
+    password = file.read_text().strip()
+    assert len(password) == 32
+    assert file.stat().st_mode & 0o777 == 0o600
+    prepare.make_password(file)
+    assert file.read_text().strip() == password
