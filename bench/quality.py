@@ -116,14 +116,14 @@ def interval_lines(params: dict[str, Any], splits: dict[int, list[Matrix]]) -> I
         )
         kilometres = model.nearest_training_km(X_test)
         assert kilometres is not None
-        far.append(np.stack([kilometres, y_test - values, inside]))
+        far.append(np.stack([kilometres, y_test, values, inside]))
     yield ""
     yield "by distance to the nearest training place, all seeds:"
-    kilometres, errors, inside = np.concatenate(far, axis=1)
-    for group in by_distance(kilometres, errors, inside.astype(bool)):
+    kilometres, actual, predicted, inside = np.concatenate(far, axis=1)
+    for group in by_distance(kilometres, actual, predicted, inside.astype(bool)):
         yield (
             f"  from {group['from_km']:4.1f} km: {group['rows']:6} rows, RMSE {group['rmse']:.3f}, "
-            f"coverage {group['coverage']:.3f}"
+            f"relative error {group['relative_error']:.3f}, coverage {group['coverage']:.3f}"
         )
 
 

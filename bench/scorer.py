@@ -50,7 +50,9 @@ def varied(X: Matrix, rows: int) -> Matrix:
 def main() -> None:
     """Train the shipped spatial model, compile it, and print the speeds of both."""
     params = load_params()
-    parts = split(pd.read_csv(RAW_DATA), *params["preprocess"].values())
+    parts = split(
+        pd.read_csv(RAW_DATA), params["preprocess"]["test_fraction"], params["preprocess"]["validation_fraction"]
+    )
     features, train = list(FEATURE_NAMES), params["train"]
     model = ConformalRegressor(build("spatial", train["candidates"]["spatial"], train["seed"]), train["coverage"])
     with threadpool_limits(1):

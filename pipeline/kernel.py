@@ -37,8 +37,8 @@ START = {
 def fit_kernel(X: Matrix, y: Matrix, evaluations: int = EVALUATIONS) -> dict[str, float]:
     """Return the constants with the smallest leave-one-out error of the kriging estimate.
 
-    The search is local and without chance: the same rows give the same constants. It ends where no step gains a part
-    in 100,000, since a better fit to these rows is no better on others, or after so many evaluations.
+    The search is local and without chance: the same rows and libraries give the same constants. It ends where no step
+    gains a part in 100,000, since a better fit to these rows is no better on others, or after so many evaluations.
     """
 
     def error(point: Matrix) -> float:

@@ -12,6 +12,9 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pipeline.conformal import ConformalRegressor
+from pipeline.neighbours import FAR_KM
+
 Matrix = npt.NDArray[np.float64]
 
 LINE = 36.0  # degrees north: San Francisco lies on one side, Los Angeles on the other
@@ -34,7 +37,50 @@ class AtDistance(TypedDict):
     from_km: float
     rows: int
     rmse: float
+    relative_error: float
     coverage: float
+
+
+class Limits(TypedDict):
+    """What goes with a model wherever it is described; without neighbours there is no distance to speak of."""
+
+    far_km: float | None
+    across_line: AcrossLine
+    by_distance: list[AtDistance]
+
+
+def measure(model: ConformalRegressor, X: Matrix, y: Matrix, X_test: Matrix, y_test: Matrix) -> Limits:
+    """Return what a calibrated model cannot do, from the rows it was fitted on and from test rows."""
+    kilometres = model.nearest_training_km(X_test)
+    distant: list[AtDistance] = []
+    if kilometres is not None:
+        values, low, high = model.predict_interval(X_test)
+        distant = by_distance(kilometres, y_test - values, (low <= y_test) & (y_test <= high))
+    return {
+        "far_km": None if kilometres is None else FAR_KM,
+        "across_line": across_line(model.estimator, X, y),
+        "by_distance": distant,
+    }
+
+
+def in_words(limits: Limits) -> str:
+    """Return the limits as sentences for people."""
+    across = limits["across_line"]
+    text = (
+        f"What it cannot do: say anything of places it does not know. Trained north of {across['line_degrees_north']:g} "
+        f"degrees and asked about the south its RMSE is {across['south_from_north_rmse']:.2f}, a linear model's "
+        f"{across['south_from_north_linear_rmse']:.2f}; the other way round {across['north_from_south_rmse']:.2f} and "
+        f"{across['north_from_south_linear_rmse']:.2f}."
+    )
+    far = [group for group in limits["by_distance"] if group["from_km"] >= (limits["far_km"] or 0.0)]
+    if far:
+        rows = sum(group["rows"] for group in far)
+        covered = sum(group["rows"] * group["coverage"] for group in far) / rows
+        text += (
+            f" Of the {rows} test rows that are {limits['far_km']:g} km or more from every training row, its intervals "
+            f"hold {covered:.0%}."
+        )
+    return text
 
 
 def across_line(estimator: Any, X: Matrix, y: Matrix, line: float = LINE) -> AcrossLine:
@@ -58,17 +104,22 @@ def across_line(estimator: Any, X: Matrix, y: Matrix, line: float = LINE) -> Acr
     }
 
 
-def by_distance(kilometres: Matrix, errors: Matrix, inside: npt.NDArray[np.bool_]) -> list[AtDistance]:
+def by_distance(
+    kilometres: Matrix, actual: Matrix, predicted: Matrix, inside: npt.NDArray[np.bool_]
+) -> list[AtDistance]:
     """Return the errors of rows that a model has not seen, grouped by how far its nearest training place is.
 
-    All of shape (n,): the distances, value less prediction, and whether the value lay inside the interval.
+    All of shape (n,); ``inside`` says whether the actual value lay inside the interval. The relative error is the mean
+    of absolute error by actual value: houses far out are cheap, so the RMSE alone hides how far off they are.
     """
+    errors = actual - predicted
     group = np.digitize(kilometres, DISTANCES_KM) - 1
     return [
         {
             "from_km": start,
             "rows": int(rows.sum()),
             "rmse": round(float(np.sqrt(np.mean(errors[rows] ** 2))), 4),
+            "relative_error": round(float(np.mean(np.abs(errors[rows]) / actual[rows])), 4),
             "coverage": round(float(inside[rows].mean()), 4),
         }
         for number, start in enumerate(DISTANCES_KM)

@@ -23,8 +23,8 @@ Indices = npt.NDArray[np.intp]
 
 KILOMETRES = 111.2  # in a degree of latitude
 EASTWARD = math.cos(math.radians(36.0))  # a degree of longitude in degrees of latitude, in the middle of California
-# Beyond it the error, relative to the value, is twice that among near neighbours, and the intervals hold less than
-# they promise: `python -m bench.quality`, by distance. One row of twenty-five lies so far out.
+# Beyond it the error, relative to the value, is twice that among near neighbours (`python -m bench.quality`, by
+# distance); the intervals are wider and hold what they promise. One row of twenty-five lies so far out.
 FAR_KM = 5.0
 # Below or above, a value says nothing more about the price, and its logarithm would push a row away from all others.
 ROOMS_BOUNDS = (0.5, 15.0)

@@ -84,10 +84,10 @@ def test_far_from_all_training_places_the_error_is_larger(shipped: Shipped) -> N
 
 
 def test_rows_are_grouped_by_distance() -> None:
-    groups = by_distance(np.array([0.0, 0.4, 4.0]), np.array([3.0, 4.0, -1.0]), np.array([True, False, True]))
-    assert groups == [
-        {"from_km": 0.0, "rows": 2, "rmse": round(12.5**0.5, 4), "coverage": 0.5},
-        {"from_km": 3.0, "rows": 1, "rmse": 1.0, "coverage": 1.0},
+    kilometres, actual, predicted = np.array([[0.0, 0.4, 4.0], [4.0, 8.0, 2.0], [1.0, 4.0, 3.0]])
+    assert by_distance(kilometres, actual, predicted, np.array([True, False, True])) == [
+        {"from_km": 0.0, "rows": 2, "rmse": round(12.5**0.5, 4), "relative_error": 0.625, "coverage": 0.5},
+        {"from_km": 3.0, "rows": 1, "rmse": 1.0, "relative_error": 0.5, "coverage": 1.0},
     ]
 
 
