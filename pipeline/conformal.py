@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.intervals import SCALE_FLOOR, interval_ends
+from pipeline.price_index import PriceIndex
 from pipeline.schema import FEATURE_NAMES
 from pipeline.spatial import SpatialFeatures
 
@@ -23,6 +24,7 @@ Matrix = npt.NDArray[np.float64]
 
 FOLDS = 3  # of the estimator: two more halve the speed and change neither coverage nor width
 SCALE_FOLDS = 5
+LEAST_LABELLED = 100  # with fewer, their own quantile says less than that of all rows
 
 
 class ConformalRegressor(RegressorMixin, BaseEstimator):
@@ -52,23 +54,43 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         self._learn_widths(*_predict(self.estimator, as_matrix(X)), np.asarray(y, dtype=np.float64))
         return self
 
-    def fit_calibrated(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
+    def fit_calibrated(
+        self,
+        X: pd.DataFrame | Matrix,
+        y: npt.ArrayLike,
+        *,
+        index: PriceIndex | None = None,
+        batch: npt.ArrayLike | None = None,
+    ) -> ConformalRegressor:
         """Train on all rows, and learn the width of the intervals from models of folds that left the row out.
 
         Those models know fewer rows than the final one, so their residuals are a little too large for it, and the
         intervals rather too wide than too narrow.
+
+        With an ``index``, and the number of the ``batch`` of each row, values of older batches enter in prices of the
+        newest one. The index too is learnt without the fold. As carried values are no observations, the labelled rows
+        (batch 1 and later) alone set the factor of the intervals, if there are `LEAST_LABELLED` of them.
         """
         rows, targets = as_matrix(X), np.asarray(y, dtype=np.float64)
-        values = np.empty(len(rows))
+        numbers = np.zeros(len(rows), dtype=np.int64) if batch is None else np.asarray(batch, dtype=np.int64)
+        values, present = np.empty(len(rows)), targets.copy()
         inputs: Matrix | None = None
         for kept, left_out in KFold(FOLDS, shuffle=True, random_state=0).split(rows):
-            values[left_out], part = _predict(clone(self.estimator).fit(rows[kept], targets[kept]), rows[left_out])
+            known = targets[kept]
+            if index is not None:
+                index.fit(rows[kept], known, numbers[kept])
+                known = index.renew(rows[kept], known, numbers[kept])
+                present[left_out] = index.renew(rows[left_out], targets[left_out], numbers[left_out])
+            values[left_out], part = _predict(clone(self.estimator).fit(rows[kept], known), rows[left_out])
             if inputs is None:
                 inputs = np.empty((len(rows), part.shape[1]))
             inputs[left_out] = part
+        if index is not None:
+            targets = index.fit(rows, targets, numbers).renew(rows, targets, numbers)
         self.fit(rows, targets)
         assert inputs is not None
-        self._learn_widths(values, inputs, targets)
+        labelled = numbers > 0
+        self._learn_widths(values, inputs, present, labelled if labelled.sum() >= LEAST_LABELLED else None)
         return self
 
     def predict(self, X: pd.DataFrame | Matrix) -> Matrix:
@@ -89,16 +111,21 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
                 return part.nearest_km(as_matrix(X))
         return None
 
-    def _learn_widths(self, values: Matrix, inputs: Matrix, targets: Matrix) -> None:
+    def _learn_widths(
+        self, values: Matrix, inputs: Matrix, targets: Matrix, deciding: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        """Fit the expected error to all rows, the factor to those ``deciding``, or to all."""
         residuals = np.abs(targets - values)
-        rank = math.ceil((len(residuals) + 1) * self.coverage)
-        if rank > len(residuals):
-            raise ValueError(f"{len(residuals)} calibration rows are too few for a coverage of {self.coverage}")
+        count = len(residuals) if deciding is None else int(deciding.sum())
+        rank = math.ceil((count + 1) * self.coverage)
+        if rank > count:
+            raise ValueError(f"{count} calibration rows are too few for a coverage of {self.coverage}")
         self.scale_ = _scale_model()
         expected = cross_val_predict(
             self.scale_, inputs, residuals, cv=KFold(SCALE_FOLDS, shuffle=True, random_state=1)
         )
-        self.factor_ = float(np.sort(residuals / np.maximum(expected, SCALE_FLOOR))[rank - 1])
+        quotients = residuals / np.maximum(expected, SCALE_FLOOR)
+        self.factor_ = float(np.sort(quotients if deciding is None else quotients[deciding])[rank - 1])
         self.scale_.fit(inputs, residuals)
 
 

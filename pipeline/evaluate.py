@@ -41,6 +41,18 @@ def scores(model: ConformalRegressor, validation: pd.DataFrame, test: pd.DataFra
     return {name: round(float(value), 6) for name, value in values.items()}
 
 
+def gate_scores(model: ConformalRegressor, gate: pd.DataFrame) -> dict[str, float]:
+    """Return the metrics of labelled rows that were held out: what the model knows of the present."""
+    predicted, low, high = model.predict_interval(gate)
+    actual = target(gate)
+    values = {
+        "gate_rmse": root_mean_squared_error(actual, predicted),
+        "gate_interval_coverage": np.mean((low <= actual) & (actual <= high)),
+        "gate_interval_width": np.mean(high - low),
+    }
+    return {name: round(float(value), 6) for name, value in values.items()}
+
+
 def target(part: pd.DataFrame) -> Vector:
     """Return the values to predict, shape (n,), in 100,000 US dollars of 1990."""
     return part[TARGET.name].to_numpy(np.float64)

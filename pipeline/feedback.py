@@ -62,11 +62,10 @@ def read_batches(directory: Path) -> pd.DataFrame:
     return rows.drop_duplicates("prediction_id", ignore_index=True)
 
 
-def directory_md5(directory: Path) -> str:
-    """Return DVC's hash of the directory, the one that dvc.lock names: the md5 of the list of its files' md5."""
-    files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    listed = [{"md5": _md5((directory / name).read_bytes()), "relpath": name} for name in files]
-    return f"{_md5(json.dumps(listed, sort_keys=True).encode())}.dir"
+def batches_md5(batches: list[Path]) -> str:
+    """Return the md5 of the list of their names and md5, in the form in which DVC hashes a directory."""
+    listed = [{"md5": _md5(file.read_bytes()), "relpath": file.name} for file in sorted(batches)]
+    return _md5(json.dumps(listed, sort_keys=True).encode())
 
 
 def _read_labelled(database: Path) -> pd.DataFrame:

@@ -1,4 +1,8 @@
-"""One retraining, start to end: ``python -m pipeline.retrain [--unless-registered]``.
+"""One retraining, start to end: ``python -m pipeline.retrain [--unless-registered] [--trigger T] [--reason WHY]``.
+
+It takes the labels of the prediction log, runs the pipeline, and adds a line to ``STATE_DIR/retrains.jsonl``. Nothing
+that serves is touched before the last step, which moves the alias: killed at any moment before, the former champion
+goes on, and the next retraining finds what this one has left.
 
 Exit codes: 0 done, 1 a stage failed, 3 another retraining runs.
 """
@@ -8,9 +12,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -25,6 +31,7 @@ from pipeline.server import has_alias, is_healthy, wait_until_healthy
 from pipeline.settings import RegistrySettings
 from pipeline.workspace import prepare
 
+HISTORY = "retrains.jsonl"
 FAILED = 1
 BUSY = 3
 STOP_SECONDS = 4  # from being told to stop to killing what has not ended; supervisord and Docker wait 10
@@ -52,6 +59,7 @@ def retrain(settings: RegistrySettings) -> str | None:
         "training failed in stage <name>: <reason>".
     """
     workspace = prepare(settings.state_dir)
+    _take_labels(settings.state_dir / "predictions.db", workspace)
     progress = Progress()
     with _dvc(workspace, settings) as process:
         for line in process.stdout or ():
@@ -64,6 +72,37 @@ def retrain(settings: RegistrySettings) -> str | None:
         return None
     reason = progress.reason or f"dvc repro ended with exit code {process.returncode}"
     return f"training failed in stage {progress.stage or 'dvc'}: {reason}"
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """One retraining for the history: why it began, and when."""
+
+    trigger: str
+    reason: str
+    started_at: datetime
+
+    def ends(self, state_dir: Path, failure: str | None) -> None:
+        """Add its line to the history: a failure, or what the gate said.
+
+        The line names ``started_at``, ``ended_at``, ``trigger`` and ``cause`` (why it began), ``outcome``
+        ("promoted", "rejected", "unchanged", "failed"), ``version`` (None after a failure) and ``reason`` (why this
+        outcome).
+        """
+        line: dict[str, str | None] = {
+            "started_at": self.started_at.isoformat(timespec="seconds"),
+            "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "trigger": self.trigger,
+            "cause": self.reason,
+        }
+        if failure is None:
+            report = json.loads((state_dir / "workspace/reports/registration.json").read_text())
+            line |= {"outcome": report["gate"], "version": report["version"], "reason": report["reason"]}
+        else:
+            line |= {"outcome": "failed", "version": None, "reason": failure}
+        # One write of a line to a file opened for appending: a reader sees all of it or nothing.
+        with (state_dir / HISTORY).open("a") as file:
+            file.write(f"{json.dumps(line)}\n")
 
 
 @contextlib.contextmanager
@@ -168,6 +207,22 @@ def _end_group(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+def _take_labels(database: Path, workspace: Path) -> None:
+    """Make a batch of the new labels, if the prediction log holds any."""
+    if not database.exists():
+        return
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        query = "SELECT count(*) FROM sqlite_master WHERE name = 'feedback'"
+        if not connection.execute(query).fetchone()[0]:
+            return
+        if not connection.execute("SELECT EXISTS (SELECT 1 FROM feedback)").fetchone()[0]:
+            return
+    from pipeline.feedback import FEEDBACK, take_batch  # noqa: PLC0415 - pandas, which a first start has no time for
+
+    if batch := take_batch(database, workspace / FEEDBACK):
+        _say(f"new labels: {FEEDBACK / batch.name}", sys.stdout)
+
+
 def _is_registered(settings: RegistrySettings) -> bool:
     """Return whether a version serves already.
 
@@ -204,8 +259,11 @@ def main() -> int:
     """Retrain once, and return the exit code."""
     parser = argparse.ArgumentParser(description="Train, register the best model, move the alias if it passes.")
     parser.add_argument("--unless-registered", action="store_true", help="do nothing when a version serves already")
+    parser.add_argument("--trigger", help="who began it, for the history (default: start or user)")
+    parser.add_argument("--reason", default="", help="why, for the history")
     arguments = parser.parse_args()
     settings = RegistrySettings()
+    trigger = arguments.trigger or ("start" if arguments.unless_registered else "user")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
@@ -213,7 +271,7 @@ def main() -> int:
             _say(f"{settings.model_name}@{settings.model_alias} is registered: nothing to train", sys.stdout)
             return 0
         with lock(settings.state_dir):
-            failure = retrain(settings)
+            return _retrain_and_tell(settings, Retraining(trigger, arguments.reason, datetime.now(UTC)))
     except BusyError as error:
         _say(str(error), sys.stderr)
         return BUSY
@@ -223,9 +281,24 @@ def main() -> int:
     except OSError as error:
         _say(f"training failed before its first stage: {error}", sys.stderr)
         return FAILED
+
+
+def _retrain_and_tell(settings: RegistrySettings, retraining: Retraining) -> int:
+    """Retrain, write the history and the last line, and return the exit code; the caller holds the lock."""
+    code = FAILED
+    try:
+        failure = retrain(settings)
+    except StoppedError as error:
+        failure, code = f"retraining stopped by {error}", 128 + signal.Signals[str(error)].value
+    except (OSError, sqlite3.Error) as error:
+        failure = f"training failed before its first stage: {error}"
+    try:
+        retraining.ends(settings.state_dir, failure)
+    except OSError as error:
+        failure = failure or f"{settings.state_dir / HISTORY} cannot be written: {error}"
     if failure:
         _say(failure, sys.stderr)
-        return FAILED
+        return code
     return 0
 
 

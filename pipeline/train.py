@@ -7,14 +7,17 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from loguru import logger
 from skops import io as skops_io
 
-from pipeline.conformal import ConformalRegressor
-from pipeline.evaluate import scores, target, write_plots
+from pipeline.conformal import ConformalRegressor, Matrix, as_matrix
+from pipeline.evaluate import gate_scores, scores, target, write_plots
+from pipeline.limits import measure
 from pipeline.models import build
-from pipeline.schema import FEATURE_NAMES
+from pipeline.price_index import PriceIndex
+from pipeline.schema import FEATURE_NAMES, TARGET
 from pipeline.stage import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
 from pipeline.trusted import TRUSTED_TYPES
 
@@ -38,19 +41,48 @@ def fit_candidate(
 
 
 def refit_winner(
-    name: str, params: dict[str, Any], parts: Mapping[str, pd.DataFrame], *, seed: int, coverage: float
+    name: str,
+    params: dict[str, Any],
+    parts: Mapping[str, pd.DataFrame],
+    *,
+    seed: int,
+    coverage: float,
+    labelled: pd.DataFrame | None = None,
+    index: PriceIndex | None = None,
 ) -> ConformalRegressor:
     """Return the candidate that won, fitted again on all rows that are not for testing.
 
     The choice is made, so the validation rows are worth more as training rows. Its intervals come from the same rows,
-    each seen by models that did not know it.
+    each seen by models that did not know it. ``labelled`` rows come after those of the census, and the index carries
+    these to their prices.
     """
     rows = pd.concat([parts["train"], parts["validation"]], ignore_index=True)
     try:
         model = ConformalRegressor(build(name, params, seed), coverage)
-        return model.fit_calibrated(rows[list(FEATURE_NAMES)], target(rows))
+        if labelled is None or labelled.empty:
+            return model.fit_calibrated(rows[list(FEATURE_NAMES)], target(rows))
+        rows = pd.concat([rows.assign(batch=0), labelled], ignore_index=True)
+        return model.fit_calibrated(rows[list(FEATURE_NAMES)], target(rows), index=index, batch=rows["batch"])
     except Exception as error:
         raise StageError(f"candidate {name}: {type(error).__name__}: {error}") from error
+
+
+def at_present(
+    parts: Mapping[str, pd.DataFrame], labelled: pd.DataFrame, index: PriceIndex
+) -> dict[str, pd.DataFrame]:
+    """Return the train and validation rows in prices of the newest labels, those among them.
+
+    The index is learnt from train rows only, so that the validation rows stay what they are for.
+    """
+    together = {
+        name: pd.concat([parts[name].assign(batch=0), labelled[labelled["part"] == name]], ignore_index=True)
+        for name in ("train", "validation")
+    }
+    train = together["train"]
+    index.fit(as_matrix(train), target(train), train["batch"].to_numpy(np.int64))
+    for rows in together.values():
+        rows[TARGET.name] = index.renew(as_matrix(rows), target(rows), rows["batch"].to_numpy(np.int64))
+    return together
 
 
 def table(metrics: dict[str, dict[str, float]], seconds: dict[str, float]) -> str:
@@ -64,31 +96,54 @@ def table(metrics: dict[str, dict[str, float]], seconds: dict[str, float]) -> st
 
 
 def main() -> None:
-    """Read the three parts, write the models, their metrics, plots and timings."""
+    """Read the parts, write the models, their metrics, plots and timings."""
     params = load_params()["train"]
     parts = {part: pd.read_parquet(PROCESSED / f"{part}.parquet") for part in ("train", "validation", "test")}
+    feedback = pd.read_parquet(PROCESSED / "feedback.parquet")
+    labelled = feedback[feedback["part"].isin(["train", "validation"])]
+    gate = feedback[feedback["part"] == "gate"]
+    candidates: dict[str, Any] = params["candidates"]
+    index = PriceIndex(candidates.get("spatial", {}).get("kernel"), **params["price_index"])
+    fitting = parts
+    if len(labelled):
+        candidates = {name: candidates[name] for name in params["with_labels"] if name in candidates} or candidates
+        fitting = at_present(parts, labelled, index)
     MODELS.mkdir(exist_ok=True)
     REPORTS.mkdir(exist_ok=True)
     metrics: dict[str, dict[str, float]] = {}
     timings: dict[str, dict[str, float]] = {}
     models: dict[str, ConformalRegressor] = {}
-    for name, candidate in params["candidates"].items():
+    for name, candidate in candidates.items():
         started_at, start = time.time(), time.perf_counter()
-        models[name] = fit_candidate(name, candidate or {}, parts, seed=params["seed"], coverage=params["coverage"])
+        models[name] = fit_candidate(name, candidate or {}, fitting, seed=params["seed"], coverage=params["coverage"])
         seconds = time.perf_counter() - start
-        metrics[name] = scores(models[name], parts["validation"], parts["test"])
+        metrics[name] = scores(models[name], fitting["validation"], parts["test"])
         timings[name] = {"started_at": round(started_at, 3), "train_seconds": round(seconds, 3)}
         logger.info("{:<24} {:6.2f} s   custom_rmse {:.4f}", name, seconds, metrics[name]["custom_rmse"])
 
     winner, start = best_of(metrics), time.perf_counter()
-    candidate = params["candidates"][winner] or {}
-    models[winner] = refit_winner(winner, candidate, parts, seed=params["seed"], coverage=params["coverage"])
+    models[winner] = refit_winner(
+        winner,
+        candidates[winner] or {},
+        parts,
+        seed=params["seed"],
+        coverage=params["coverage"],
+        labelled=labelled,
+        index=index,
+    )
     seconds = time.perf_counter() - start
     timings[winner]["train_seconds"] = round(timings[winner]["train_seconds"] + seconds, 3)
     # What it says of the validation rows stays: the refitted model has seen them.
-    refitted = scores(models[winner], parts["validation"], parts["test"])
+    refitted = scores(models[winner], fitting["validation"], parts["test"])
     metrics[winner] |= {name: value for name, value in refitted.items() if name.startswith("test_")}
     logger.info("{:<24} {:6.2f} s   on train and validation rows", winner, seconds)
+    if len(gate):
+        for name, model in models.items():
+            metrics[name] |= gate_scores(model, gate)
+
+    fitted = pd.concat([parts["train"], parts["validation"]], ignore_index=True)
+    limits = measure(models[winner], *_rows(fitted), *_rows(parts["test"]))
+    (REPORTS / "limits.json").write_text(json.dumps(limits, indent=2) + "\n")
 
     for name, model in models.items():
         _save(name, model)
@@ -106,6 +161,10 @@ def main() -> None:
         "all candidates\n{}",
         table(metrics, {name: timing["train_seconds"] for name, timing in timings.items()}),
     )
+
+
+def _rows(part: pd.DataFrame) -> tuple[Matrix, Matrix]:
+    return as_matrix(part), target(part)
 
 
 def _save(name: str, model: ConformalRegressor) -> None:

@@ -86,7 +86,8 @@ def test_the_registered_version_can_be_traced_and_reproduced(trained: Project, c
     version = client.get_model_version_by_alias("HousePriceModel", "Production")
     assert (report["candidate"], report["gate"], report["version"]) == (BEST, "promoted", version.version)
     lock = yaml.safe_load((trained.workspace / "dvc.lock").read_text())
-    data_md5 = lock["stages"]["preprocess"]["deps"][0]["md5"]
+    dependencies = {entry["path"]: entry for entry in lock["stages"]["preprocess"]["deps"]}
+    data_md5 = dependencies[str(RAW_DATA)]["md5"]
     assert version.tags["data_md5"] == data_md5
     assert version.tags["gate"] == "promoted"
     assert version.tags["gate_reason"] == "no version served before"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from app.prediction_log import _SCHEMA
 from pipeline import feedback
-from pipeline.feedback import COLUMNS, batch_files, directory_md5, read_batches, take_batch
+from pipeline.feedback import COLUMNS, batch_files, batches_md5, read_batches, take_batch
 from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
 
 
@@ -73,7 +72,7 @@ def test_every_label_becomes_a_row_of_one_batch(database: Path, tmp_path: Path) 
     assert second is not None
     rows = read_batches(tmp_path / "batches")
     assert list(rows) == [*COLUMNS, "batch"]
-    assert rows[["prediction_id", "batch", TARGET.name, "predicted_at", "received_at"]].values.tolist() == [
+    assert rows[["prediction_id", "batch", TARGET.name, "predicted_at", "received_at"]].to_numpy().tolist() == [
         ["p1", 1, 3.0, 101.0, 1001.0],
         ["p2", 1, 4.0, 102.0, 1002.0],
         ["p3", 2, 5.0, 103.0, 1003.0],
@@ -130,15 +129,11 @@ def test_without_a_log_or_labels_there_is_no_batch(database: Path, tmp_path: Pat
     assert rows[TARGET.name].dtype == np.float64
 
 
-def test_the_hash_of_the_directory_is_dvcs(tmp_path: Path) -> None:
-    (tmp_path / "b").write_text("x\n")
-    (tmp_path / "a").write_text("y\n")
-    entries = [
-        {"md5": "009520053b00386d1173f3988c55d192", "relpath": "a"},
-        {"md5": "401b30e3b8b5d629635a5c613cdb7919", "relpath": "b"},
-    ]
-    assert directory_md5(tmp_path) == f"{feedback._md5(json.dumps(entries, sort_keys=True).encode())}.dir"
-    assert directory_md5(tmp_path / "none") == "d751713988987e9331980363e24189ce.dir"
+def test_the_hash_of_the_batches_is_the_one_dvc_gives_to_their_directory(tmp_path: Path) -> None:
+    (tmp_path / "b.parquet").write_text("x\n")
+    (tmp_path / "a.parquet").write_text("y\n")
+    # What dvc.lock says of this directory, less its ".dir".
+    assert batches_md5(list(tmp_path.iterdir())) == "90969f68916551bb68766d5790a0bf9d"
 
 
 def test_a_prediction_in_two_batches_counts_once(tmp_path: Path) -> None:
