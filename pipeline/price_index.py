@@ -1,0 +1,141 @@
+"""Old values in prices of today: what an appraiser does with old sales before comparing them with a house.
+
+Old and new rows may disagree: the market has moved, and neighbours' values of 1990 say nothing of the level of now.
+`python -m bench.retraining` compares what can be done. Weighing old rows down helps a little, as the few new rows do
+not cover the state; leaving them out loses what is still true of them: that a view, a larger house, a richer street
+cost more. Carrying them forward by an index learnt from the new rows keeps it: half the error of the best weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.model_selection import KFold, cross_val_predict
+
+from pipeline.neighbours import places
+from pipeline.spatial import SpatialFeatures
+
+Matrix = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+
+FOLDS = 5
+LOWEST_VALUE = 0.05  # 5,000 dollars, as the ratio to a value near zero says nothing
+LARGEST_CHANGE = 2.0  # of the logarithm: seven times as much
+MOST_STEPS = 6  # older batches are one step together, so that years of batches cost no more than six
+
+
+class PriceIndex:
+    """How much dearer each row has become from batch to batch.
+
+    A step, from all older rows to a batch, is a regression of log(new value / kriging estimate from the older rows),
+    carried forward until then. Newer labels of the batch weigh more. It is shrunk by how much of it holds in
+    cross-validation, so where nothing has changed it is nearly nothing.
+
+    Parameters
+    ----------
+    kernel
+        Constants of the kriging, see `pipeline.spatial.SpatialFeatures`.
+    half_life
+        A label that so many newer ones of its batch follow weighs half as much as the newest.
+    least
+        Batches with fewer rows are one step with the next.
+    """
+
+    def __init__(self, kernel: Mapping[str, float] | None, half_life: float, least: int) -> None:
+        self._kernel = kernel
+        self._half_life = half_life
+        self._least = least
+        self._steps: list[tuple[int, _Step]] = []
+
+    def fit(self, X: Matrix, y: Matrix, batch: Numbers) -> PriceIndex:
+        """Learn from raw rows (n, 8), values (n,) and batch numbers (n,), 0 for the rows of the census.
+
+        The rows of a batch come in the order of time.
+        """
+        self._steps = []
+        for first, last in _groups(batch, self._least):
+            older, newer = batch < first, (batch >= first) & (batch <= last)
+            step = _Step(self._kernel, self._half_life)
+            step.fit(X[older], self.renew(X[older], y[older], batch[older]), X[newer], y[newer])
+            self._steps.append((first, step))
+        return self
+
+    def renew(self, X: Matrix, y: Matrix, batch: Numbers) -> Matrix:
+        """Return the values in prices of the newest batch, shape (n,)."""
+        values = y.copy()
+        for first, step in self._steps:
+            older = batch < first
+            if older.any():
+                values[older] *= np.exp(step.change(X[older]))
+        return values
+
+
+class _Step:
+    """The change of the logarithm of values between older rows and a batch."""
+
+    def __init__(self, kernel: Mapping[str, float] | None, half_life: float) -> None:
+        self._kernel = kernel
+        self._half_life = half_life
+
+    def fit(self, X_old: Matrix, y_old: Matrix, X_new: Matrix, y_new: Matrix) -> None:
+        expected = SpatialFeatures(self._kernel).fit(X_old, y_old).transform(X_new)[:, -1].astype(np.float64)
+        change = np.log(np.maximum(y_new, LOWEST_VALUE) / np.maximum(expected, LOWEST_VALUE))
+        change = np.clip(change, -LARGEST_CHANGE, LARGEST_CHANGE)
+        weight = 0.5 ** (np.arange(len(change))[::-1] / self._half_life)
+        inputs = _inputs(X_new)
+        left_out = cross_val_predict(
+            _model(), inputs, change, cv=KFold(FOLDS, shuffle=True, random_state=0), params={"sample_weight": weight}
+        )
+        # The factor with the smallest squared error on rows that were left out.
+        explained, own = float(weight @ (left_out * change)), float(weight @ left_out**2)
+        self._share = min(1.0, max(0.0, explained / own)) if own > 0 else 0.0
+        self._model = _model().fit(inputs, change, sample_weight=weight)
+
+    def change(self, X: Matrix) -> Matrix:
+        return self._share * np.asarray(self._model.predict(_inputs(X)), dtype=np.float64)
+
+
+def _groups(batch: Numbers, least: int) -> list[tuple[int, int]]:
+    """Return the first and last batch of each step, the oldest first."""
+    numbers, counts = np.unique(batch[batch > 0], return_counts=True)
+    groups: list[tuple[int, int]] = []
+    size = 0
+    for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+        if groups and size < least:
+            groups[-1] = (groups[-1][0], number)
+            size += count
+        else:
+            groups.append((number, number))
+            size = count
+    if size < least and len(groups) > 1:
+        (first, _), (_, last) = groups[-2:]
+        groups[-2:] = [(first, last)]
+    elif size < least:
+        return []  # too few to say anything
+    if len(groups) > MOST_STEPS:
+        early = len(groups) - MOST_STEPS + 1
+        groups[:early] = [(groups[0][0], groups[early - 1][1])]
+    return groups
+
+
+def _inputs(X: Matrix) -> Matrix:
+    where = places(X)
+    return np.column_stack([X, where.sum(axis=1), where[:, 0] - where[:, 1]])
+
+
+def _model() -> Any:
+    # Absolute errors: a house that is unlike its neighbours must not move the market around it.
+    return HistGradientBoostingRegressor(
+        loss="absolute_error",
+        max_iter=60,
+        learning_rate=0.1,
+        max_leaf_nodes=8,
+        min_samples_leaf=20,
+        l2_regularization=10.0,
+        early_stopping=False,
+        random_state=0,
+    )
