@@ -55,7 +55,7 @@ def measure(model: ConformalRegressor, X: Matrix, y: Matrix, X_test: Matrix, y_t
     distant: list[AtDistance] = []
     if kilometres is not None:
         values, low, high = model.predict_interval(X_test)
-        distant = by_distance(kilometres, y_test - values, (low <= y_test) & (y_test <= high))
+        distant = by_distance(kilometres, y_test, values, (low <= y_test) & (y_test <= high))
     return {
         "far_km": None if kilometres is None else FAR_KM,
         "across_line": across_line(model.estimator, X, y),
@@ -67,18 +67,18 @@ def in_words(limits: Limits) -> str:
     """Return the limits as sentences for people."""
     across = limits["across_line"]
     text = (
-        f"What it cannot do: say anything of places it does not know. Trained north of {across['line_degrees_north']:g} "
-        f"degrees and asked about the south its RMSE is {across['south_from_north_rmse']:.2f}, a linear model's "
-        f"{across['south_from_north_linear_rmse']:.2f}; the other way round {across['north_from_south_rmse']:.2f} and "
-        f"{across['north_from_south_linear_rmse']:.2f}."
+        "What it cannot do: say anything of places it does not know. Trained north of "
+        f"{across['line_degrees_north']:g} degrees and asked about the south, its RMSE is "
+        f"{across['south_from_north_rmse']:.2f}, a linear model's {across['south_from_north_linear_rmse']:.2f}; the other "
+        f"way round {across['north_from_south_rmse']:.2f} and {across['north_from_south_linear_rmse']:.2f}."
     )
-    far = [group for group in limits["by_distance"] if group["from_km"] >= (limits["far_km"] or 0.0)]
-    if far:
+    if limits["far_km"] is not None:
+        far = [group for group in limits["by_distance"] if group["from_km"] >= limits["far_km"]]
         rows = sum(group["rows"] for group in far)
-        covered = sum(group["rows"] * group["coverage"] for group in far) / rows
+        error = sum(group["rows"] * group["relative_error"] for group in far) / max(rows, 1)
         text += (
-            f" Of the {rows} test rows that are {limits['far_km']:g} km or more from every training row, its intervals "
-            f"hold {covered:.0%}."
+            f" It warns where the nearest training place is more than {limits['far_km']:g} km away: its mean error "
+            f"relative to the value was {error:.0%} for the {rows} test rows out there."
         )
     return text
 
@@ -109,8 +109,8 @@ def by_distance(
 ) -> list[AtDistance]:
     """Return the errors of rows that a model has not seen, grouped by how far its nearest training place is.
 
-    All of shape (n,); ``inside`` says whether the actual value lay inside the interval. The relative error is the mean
-    of absolute error by actual value: houses far out are cheap, so the RMSE alone hides how far off they are.
+    All of shape (n,); ``inside`` says whether the actual value lay inside the interval. The relative error is the
+    mean of absolute error by actual value: houses far out are cheap, so the RMSE alone hides how far off they are.
     """
     errors = actual - predicted
     group = np.digitize(kilometres, DISTANCES_KM) - 1
