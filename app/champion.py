@@ -87,6 +87,19 @@ class Champion:
         """The kind of model, as params.yaml names it."""
         return str(self.metadata.get("family", "unknown"))
 
+    def checked(self, rows: Matrix) -> Answers:
+        """Return the predictions of rows of shape (n, 8).
+
+        Raises
+        ------
+        ArithmeticError
+            One of them is no finite number.
+        """
+        answers = self.predict(rows)
+        if not np.isfinite(answers[:3]).all():
+            raise ArithmeticError(f"version {self.version} predicts values that are not finite")
+        return answers
+
     def warnings(self, row: tuple[float, ...], kilometres: float | None) -> list[str]:
         """Return a line for each feature of one row that lies outside of what the model has seen.
 

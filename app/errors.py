@@ -33,7 +33,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if isinstance(error.body, bytes):
         # FastAPI leaves a body undecoded when its type is not JSON, and then says that it is not an object
         sent = request.headers.get("content-type", "none")[:MAX_TEXT]
-        return _answer(415, f"the Content-Type must be application/json, not {sent}")
+        types = "application/json"
+        if request.url.path == "/predict/batch":
+            types += ", text/csv or application/vnd.apache.parquet"
+        return _answer(415, f"the Content-Type must be {types}, not {sent}")
     problems = error.errors()
     detail = [_plain_problem(problem) for problem in problems[:MAX_PROBLEMS]]
     if len(problems) > MAX_PROBLEMS:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.identifiers import new_id
 from app.logs import RequestLog
 from app.metrics import HttpMetrics
+from app.tables import MAX_FILE_BYTES, MEDIA_TYPES, media_type
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -57,10 +58,11 @@ class RequestMiddleware:
             await send(message)
 
         try:
+            limit = _limit(scope)
             if length is None:
-                await self._app(scope, _limited(receive), send_with_id)
-            elif length > MAX_BODY_BYTES:
-                await _too_large().__call__(scope, receive, send_with_id)
+                await self._app(scope, _limited(receive, limit), send_with_id)
+            elif length > limit:
+                await _too_large(limit)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except Exception:
@@ -108,7 +110,13 @@ def _headers(scope: Scope) -> tuple[str | None, int | None]:
     return request_id, None if chunked else length
 
 
-def _limited(receive: Receive) -> Receive:
+def _limit(scope: Scope) -> int:
+    """Return the greatest size of the body: files, which are not held in memory, may be larger."""
+    is_file = scope["path"] == "/predict/batch" and media_type(scope) in MEDIA_TYPES
+    return MAX_FILE_BYTES if is_file else MAX_BODY_BYTES
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
     """Return a `receive` that stops reading a body of unknown length at the limit."""
     size = 0
 
@@ -116,16 +124,17 @@ def _limited(receive: Receive) -> Receive:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > MAX_BODY_BYTES:
-            raise HTTPException(413, _TOO_LARGE, {"Connection": "close"})
+        if size > limit:
+            raise HTTPException(413, _too_large_detail(limit), {"Connection": "close"})
         return message
 
     return limited
 
 
-def _too_large() -> JSONResponse:
+def _too_large(limit: int) -> JSONResponse:
     # closing is what keeps the server from reading the rest of the body
-    return JSONResponse({"detail": _TOO_LARGE}, 413, {"Connection": "close"})
+    return JSONResponse({"detail": _too_large_detail(limit)}, 413, {"Connection": "close"})
 
 
-_TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES // 1024**2} MB"
+def _too_large_detail(limit: int) -> str:
+    return f"the body is larger than {limit // 1024**2} MB"

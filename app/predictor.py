@@ -63,6 +63,8 @@ class Predictor:
         self.log = log
         self._metrics = metrics
         self._waiting: list[_Waiting] = []
+        # Batches of files that are worked on at a time: more of them would only slow single rows down.
+        self.files = asyncio.Semaphore(2)
 
     async def one(self, features: HouseFeatures, request_id: str, line: dict[str, Any]) -> Prediction:
         """Return the prediction of one row.
@@ -75,7 +77,7 @@ class Predictor:
         ------
         NoModelError, PredictionLogError
         """
-        self._champion()
+        self.champion()
         loop = asyncio.get_running_loop()
         waiting = _Waiting(features.row(), request_id, loop.create_future())
         self._waiting.append(waiting)
@@ -99,7 +101,7 @@ class Predictor:
         """Predict and log the rows that are waiting; whatever goes wrong is told to their requests."""
         group, self._waiting = self._waiting, []
         try:
-            self._predict_group(self._champion(), group)
+            self._predict_group(self.champion(), group)
         except Exception as error:
             if len(group) == 1:
                 _fail(group[0], error)
@@ -140,7 +142,7 @@ class Predictor:
         ------
         NoModelError, PredictionLogError
         """
-        champion = self._champion()
+        champion = self.champion()
         rows, answers = await run_in_threadpool(_predict_batch, champion, batch, request_id)
         if self.log is not None:
             await self.log.write(rows)
@@ -152,7 +154,32 @@ class Predictor:
         line["prediction_id"] = answers[0].prediction_id
         return answers
 
-    def _champion(self) -> Champion:
+    def committed(self, rows: list[Row]) -> asyncio.Future[None]:
+        """Have rows written to the log, and return what is done when they are; at once without a log.
+
+        Raises
+        ------
+        PredictionLogError
+            As `PredictionLog.enqueue` does.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.log is None:
+            done.set_result(None)
+        else:
+            self.log.enqueue(rows, [done])
+        return done
+
+    def count(self, model_version: str, values: list[float]) -> None:
+        """Count answered predictions in the metrics."""
+        self._metrics.count(model_version, values)
+
+    def champion(self) -> Champion:
+        """Return the model of the moment.
+
+        Raises
+        ------
+        NoModelError
+        """
         champion = self.keeper.current
         if champion is None:
             raise NoModelError(f"there is no model to predict with yet: {self.keeper.state}")
@@ -182,9 +209,7 @@ def _predict_batch(
     for start in range(0, len(batch), CHUNK_ROWS):
         features = [item.row() for item in batch[start : start + CHUNK_ROWS]]
         matrix: Matrix = np.array(features, dtype=np.float64)
-        predicted = champion.predict(matrix)
-        if not np.isfinite(predicted[:3]).all():
-            raise ArithmeticError(f"version {champion.version} predicts values that are not finite")
+        predicted = champion.checked(matrix)
         for row, value, low, high, kilometres in zip(features, *_as_lists(predicted), strict=True):
             prediction_id = new_id()
             rows.append((prediction_id, request_id, requested_at, champion.version, *row, value, low, high))
