@@ -2,6 +2,8 @@
 
 It may run any number of times: what the server has already is found by its fingerprint and left alone. So outputs
 that DVC restored from its cache, a fresh server and an earlier run that was killed all end the same.
+
+`pipeline.gate` has the rule by which the alias moves.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from loguru import logger
 from mlflow import MlflowClient
@@ -22,7 +26,13 @@ from mlflow.sklearn import load_model
 from sklearn.metrics import root_mean_squared_error
 from skops import io as skops_io
 
-from pipeline.schema import FEATURE_NAMES, TARGET
+from pipeline.compiler import NotCompilableError, write_scorer
+from pipeline.conformal import as_matrix
+from pipeline.evaluate import target
+from pipeline.gate import Decision, Held, judge
+from pipeline.limits import in_words
+from pipeline.schema import FEATURE_NAMES
+from pipeline.scorer import DIRECTORY, TOLERANCE, BrokenScorerError, Scorer
 from pipeline.server import wait_until_healthy
 from pipeline.settings import RegistrySettings
 from pipeline.stage import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
@@ -39,27 +49,11 @@ from pipeline.tracking import (
 )
 from pipeline.trusted import TRUSTED_TYPES
 
-
-@dataclass(frozen=True)
-class Decision:
-    """What the gate says: "promoted", "rejected" or "unchanged", and on what figures."""
-
-    gate: str
-    reason: str
-    challenger_rmse: float
-    champion_rmse: float | None = None
-    champion_version: str | None = None
-
-
-def judge(challenger_rmse: float, champion_rmse: float, champion_version: str, tolerance: float) -> Decision:
-    """Return whether the challenger may take the champion's place: no worse on the same test rows."""
-    limit = champion_rmse * (1 + tolerance)
-    passed = challenger_rmse <= limit
-    reason = (
-        f"test RMSE {challenger_rmse:.4f} against {champion_rmse:.4f} of version {champion_version} on the same "
-        f"rows; at most {limit:.4f} passes"
-    )
-    return Decision("promoted" if passed else "rejected", reason, challenger_rmse, champion_rmse, champion_version)
+SCORER = "scorer"  # tag of a version: "passed", "failed", or "none" for a family that has none
+ROLLED_BACK = "rolled_back"  # tag of a version: why its users wanted the former one again
+REPLACED = "replaced_version"  # tag of a version: which one served before it
+PARTS = ("train", "validation", "test", "feedback")
+EXAMPLE_ROWS = 50  # kept with the scorer, so that whoever loads it can see that it still answers the same
 
 
 def main() -> None:
@@ -73,7 +67,7 @@ def main() -> None:
     experiment_id = _experiment(client, params["register"]["experiment"])
     metrics = json.loads((REPORTS / "metrics.json").read_text())
     lineage = read_lineage()
-    parts = {name: pd.read_parquet(PROCESSED / f"{name}.parquet") for name in ("train", "validation", "test")}
+    parts = {name: pd.read_parquet(PROCESSED / f"{name}.parquet") for name in PARTS}
 
     best = best_of(metrics)
     candidates = {name: _read_candidate(name, params, metrics[name], refitted=name == best) for name in metrics}
@@ -81,21 +75,32 @@ def main() -> None:
     model, alias = settings.model_name, settings.model_alias
     version = _register(client, model, candidate=candidates[best], run=runs[best], lineage=lineage, parts=parts)
     champion = _serving_version(client, model, alias)
-    tolerance = params["register"]["tolerance"]
-    decision = _decide(version, candidates[best], champion, parts["test"], tolerance)
+    decision = _decide(
+        version,
+        candidates[best],
+        champion,
+        parts,
+        tolerance=params["register"]["tolerance"],
+        least=params["preprocess"]["gate_rows"],
+    )
     _apply(client, model, alias, version, decision)
+    serving = _serving_version(client, model, alias)
     report = {
         "model": model,
         "version": version.version,
         "run_id": runs[best].run_id,
         "candidate": best,
         **asdict(decision),
-        "serving_version": client.get_model_version_by_alias(model, alias).version,
+        "serving_version": serving and serving.version,
     }
     (REPORTS / "registration.json").write_text(json.dumps(report, indent=2) + "\n")
+    if serving is None:
+        raise StageError(
+            f"version {version.version} ({best}) is {decision.gate} and no other serves: {decision.reason}"
+        )
     logger.info(
         "{} is version {} of {}, {}: {}. Version {} serves.",
-        best, version.version, model, decision.gate, decision.reason, report["serving_version"],
+        best, version.version, model, decision.gate, decision.reason, serving.version,
     )  # fmt: skip
 
 
@@ -118,7 +123,7 @@ def _log_missing(
             runs[name] = known
     logger.info("{} of {} runs are on the server already", len(runs), len(candidates))
     missing = [name for name in candidates if name not in runs]
-    datasets = as_datasets(parts) if missing else {}
+    datasets = as_datasets(_used(parts)) if missing else {}
     for name in missing:
         start = time.perf_counter()
         model = skops_io.load(MODELS / f"{name}.skops", trusted=list(TRUSTED_TYPES))
@@ -127,6 +132,17 @@ def _log_missing(
         )
         logger.info("{:<24} logged in {:.2f} s", name, time.perf_counter() - start)
     return runs
+
+
+def _used(parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return the parts with the labels divided into "feedback", trained on, and "gate", held out."""
+    labels = parts["feedback"]
+    divided = {"feedback": labels[_is_trained_on(labels)], "gate": labels[labels["part"] == "gate"]}
+    return parts | {name: rows.reset_index(drop=True) for name, rows in divided.items()}
+
+
+def _is_trained_on(labels: pd.DataFrame) -> pd.Series[bool]:
+    return labels["part"].isin(["train", "validation"])
 
 
 def _read_candidate(name: str, params: dict[str, Any], metrics: dict[str, float], *, refitted: bool) -> Candidate:
@@ -139,12 +155,14 @@ def _read_candidate(name: str, params: dict[str, Any], metrics: dict[str, float]
         # Part of its fingerprint: with other rivals the same candidate may not win, and is then another model.
         "fitted_on": "train and validation" if refitted else "train",
     }
+    limits = json.loads((REPORTS / "limits.json").read_text()) if refitted else None
     return Candidate(
         name=name,
         params=flatten(own),
         metrics=metrics,
         started_at=timing["started_at"],
         train_seconds=timing["train_seconds"],
+        limits=limits,
     )
 
 
@@ -173,6 +191,8 @@ def _register(
         source=f"models:/{run.model_id}",
         run_id=run.run_id,
         tags=lineage.tags()
+        | _trained_until(parts["feedback"])
+        | _add_scorer(client, candidate, run, parts["test"])
         | {
             "family": candidate.name,
             "params_digest": candidate.params_digest(),
@@ -184,9 +204,37 @@ def _register(
     )
 
 
+def _trained_until(feedback: pd.DataFrame) -> dict[str, str]:
+    trained = feedback[_is_trained_on(feedback)]
+    return {"trained_until": repr(float(trained["predicted_at"].max()))} if len(trained) else {}
+
+
+def _add_scorer(client: MlflowClient, candidate: Candidate, run: LoggedRun, test: pd.DataFrame) -> dict[str, str]:
+    """Store the compiled scorer beside the model if it answers as the model does; return the version's tags of it."""
+    model = skops_io.load(MODELS / f"{candidate.name}.skops", trusted=list(TRUSTED_TYPES))
+    rows = as_matrix(test)
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            write_scorer(model, rows[:EXAMPLE_ROWS], Path(directory) / DIRECTORY)
+        except NotCompilableError as error:
+            return {SCORER: "none", "scorer_reason": str(error)}
+        try:
+            scorer = Scorer.load(Path(directory) / DIRECTORY)
+            difference = scorer.difference(rows, np.stack(model.predict_interval(rows), axis=1))
+        except BrokenScorerError as error:
+            return {SCORER: "failed", "scorer_reason": f"the compiled scorer is not sound: {error}"}
+        client.log_metric(run.run_id, "scorer_largest_difference", difference, model_id=run.model_id)
+        reason = f"the compiled scorer is at most {difference:.1e} from scikit-learn on {len(rows):,} test rows"
+        if not difference <= TOLERANCE:
+            return {SCORER: "failed", "scorer_reason": f"{reason}; {TOLERANCE:g} passes"}
+        client.log_model_artifacts(run.model_id, directory)
+    return {SCORER: "passed", "scorer_reason": reason}
+
+
 def _description(candidate: Candidate, lineage: Lineage, parts: dict[str, pd.DataFrame]) -> str:
     scores = candidate.metrics
     coverage = float(candidate.params["coverage"])
+    batches = f"{lineage.batches} batches of labels with md5 {lineage.feedback_md5}, " if lineage.batches else ""
     origin = f"commit {lineage.git_commit}" if lineage.git_commit else f"code digest {lineage.code_digest}"
     return f"""\
 {candidate.name}: RMSE {scores["custom_rmse"]:.3f}, R² {scores["custom_r2_score"]:.3f} on \
@@ -198,33 +246,75 @@ Trained on {len(parts["train"]) + len(parts["validation"]):,} block groups of th
 source caps values at 5.00001, so dear places are underestimated; it knows nothing of prices since, nor of single \
 houses. The validation rows chose this candidate; then it was fitted again with them among the training rows.
 
-To reproduce: {origin}, data/raw/california_housing.csv with md5 {lineage.data_md5}, the run's parameters in \
-params.yaml, the model's requirements, then `dvc repro`."""
+{in_words(candidate.limits) if candidate.limits else ""}
+
+{_of_labels(candidate, lineage)}Gate: labels newer than everything that this version and the serving one were \
+trained on decide by a paired bootstrap, where there are enough; else the old test rows do. The tags gate... hold \
+its figures.
+
+To reproduce: `make reproduce VERSION=n`, with {origin}, data/raw/california_housing.csv with md5 \
+{lineage.data_md5}, {batches}the run's inputs/params.yaml and the model's requirements."""
+
+
+def _of_labels(candidate: Candidate, lineage: Lineage) -> str:
+    if not lineage.batches:
+        return ""
+    text = f"Trained on {lineage.batches} batches of labels too; the values before them were carried to their prices."
+    if "gate_rmse" in candidate.metrics:
+        scores = candidate.metrics
+        text += (
+            f" RMSE {scores['gate_rmse']:.3f} on the labels held out; its intervals hold "
+            f"{scores['gate_interval_coverage']:.1%} of them."
+        )
+    return f"{text}\n\n"
 
 
 def _decide(
     version: ModelVersion,
     challenger: Candidate,
     champion: ModelVersion | None,
-    test: pd.DataFrame,
+    parts: dict[str, pd.DataFrame],
+    *,
     tolerance: float,
+    least: int,
 ) -> Decision:
-    """Return what the gate says of a version; the champion is scored anew, on the challenger's test rows."""
+    """Return what the gate says of a version; the champion is scored anew, on the same rows."""
     rmse = challenger.metrics["test_rmse"]
+    if champion is not None and champion.version == version.version:
+        return Decision("unchanged", "the best run is the version that serves", rmse, rmse, champion.version)
+    if version.tags.get(SCORER) == "failed":
+        return Decision("rejected", version.tags["scorer_reason"], rmse)
+    if ROLLED_BACK in version.tags:
+        return Decision("rejected", f"it was rolled back: {version.tags[ROLLED_BACK]}", rmse)
     if champion is None:
         return Decision("promoted", "no version served before", rmse)
-    if champion.version == version.version:
-        return Decision("unchanged", "the best run is the version that serves", rmse, rmse, champion.version)
+    gate = _unseen_labels(parts["feedback"], champion)
     with tempfile.TemporaryDirectory() as directory:
         # A download that fails ends the stage; a model that is here and does not load is no champion.
         path = download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=directory)
         try:
-            predicted = load_model(path).predict(test[list(FEATURE_NAMES)])
+            model = load_model(path)
+            predicted = model.predict(parts["test"][list(FEATURE_NAMES)])
+            of_gate = model.predict(gate[list(FEATURE_NAMES)]) if len(gate) >= least else None
         except Exception as error:
             logger.opt(exception=error).warning("version {} cannot be used any more", champion.version)
             reason = f"version {champion.version} cannot be used any more: {type(error).__name__}: {error}"
             return Decision("promoted", reason, rmse, champion_version=champion.version)
-    return judge(rmse, root_mean_squared_error(test[TARGET.name], predicted), champion.version, tolerance)
+    held = None
+    if of_gate is not None:
+        ours = skops_io.load(MODELS / f"{challenger.name}.skops", trusted=list(TRUSTED_TYPES))
+        held = Held(target(gate), ours.predict(gate), of_gate)
+    champion_rmse = root_mean_squared_error(target(parts["test"]), predicted)
+    return judge(rmse, champion_rmse, champion.version, tolerance, held)
+
+
+def _unseen_labels(feedback: pd.DataFrame, champion: ModelVersion) -> pd.DataFrame:
+    """Return the labels held out for the gate that the champion too was not trained on."""
+    gate = feedback[feedback["part"] == "gate"]
+    if gate.empty or int(champion.tags.get("feedback_batches", "0")) < gate["batch"].max():
+        return gate
+    # Trained on the same batches, with other parameters or code: it may have held out less.
+    return gate[gate["predicted_at"] > float(champion.tags.get("trained_until", "inf"))]
 
 
 def _serving_version(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
@@ -238,11 +328,15 @@ def _serving_version(client: MlflowClient, model: str, alias: str) -> ModelVersi
 
 def _apply(client: MlflowClient, model: str, alias: str, version: ModelVersion, decision: Decision) -> None:
     """Write the decision on the version, then move the alias: whoever sees it moved can read why."""
+    if decision.gate == "unchanged":
+        return  # what the gate said of it when it was new stays
     for key, value in asdict(decision).items():
         if value is not None:
             tag = key if key.startswith("gate") else f"gate_{key}"
             client.set_model_version_tag(model, version.version, tag, str(value))
     if decision.gate == "promoted":
+        if decision.champion_version:
+            client.set_model_version_tag(model, version.version, REPLACED, decision.champion_version)
         client.set_registered_model_alias(model, alias, version.version)
 
 

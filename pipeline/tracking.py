@@ -25,6 +25,8 @@ from mlflow.sklearn import log_model
 import pipeline
 from pipeline.conformal import ConformalRegressor
 from pipeline.drift import REFERENCE_FILE, Reference, make_reference
+from pipeline.feedback import FEEDBACK, batch_files, batches_md5
+from pipeline.limits import Limits
 from pipeline.schema import FEATURE_NAMES, TARGET
 from pipeline.source import source_commit
 from pipeline.stage import RAW_DATA, REPORTS
@@ -32,6 +34,8 @@ from pipeline.trusted import TRUSTED_TYPES
 
 FINGERPRINT = "training.fingerprint"
 CODE = Path(pipeline.__file__).parent
+LEAST_REFERENCE, NEWEST_REFERENCE = 300, 1000  # labels, of which the reference for drift is made
+INPUTS = ("params.yaml", "dvc.lock")  # kept with every run: what it takes to train it again
 # What it takes to load a model; the same versions that trained it.
 LIBRARIES = ("mlflow", "scikit-learn", "skops", "numpy", "scipy", "pandas")
 
@@ -44,10 +48,14 @@ class Lineage:
     code_digest: str
     git_commit: str | None
     requirements: tuple[str, ...]
+    batches: int = 0  # of labelled predictions
+    feedback_md5: str = ""
 
     def tags(self) -> dict[str, str]:
         """Return the lineage as tags of a run or of a model version."""
         tags = {"data_md5": self.data_md5, "code_digest": self.code_digest}
+        if self.batches:
+            tags |= {"feedback_batches": str(self.batches), "feedback_md5": self.feedback_md5}
         return tags | ({"git_commit": self.git_commit} if self.git_commit else {})
 
 
@@ -60,6 +68,7 @@ class Candidate:
     metrics: dict[str, float]
     started_at: float
     train_seconds: float
+    limits: Limits | None = None  # of the winner: what it cannot do
 
     def params_digest(self) -> str:
         """Return a digest of the candidate's parameters."""
@@ -67,7 +76,8 @@ class Candidate:
 
     def fingerprint(self, lineage: Lineage) -> str:
         """Return a digest that is the same for the same model of the same data, code, libraries and parameters."""
-        identity = [self.name, self.params_digest(), lineage.data_md5, lineage.code_digest, *lineage.requirements]
+        data = [lineage.data_md5, lineage.feedback_md5]
+        identity = [self.name, self.params_digest(), *data, lineage.code_digest, *lineage.requirements]
         return _digest("\n".join(identity).encode())
 
 
@@ -84,7 +94,10 @@ def read_lineage() -> Lineage:
 
     The data's md5 is the one of dvc.lock: DVC's hash of a file is the md5 of its bytes.
     """
+    batches = batch_files(FEEDBACK)
     return Lineage(
+        batches=len(batches),
+        feedback_md5=batches_md5(batches) if batches else "",
         data_md5=hashlib.md5(RAW_DATA.read_bytes(), usedforsecurity=False).hexdigest(),
         code_digest=_code_digest(),
         git_commit=source_commit(Path()),
@@ -117,8 +130,14 @@ def as_datasets(parts: Mapping[str, pd.DataFrame]) -> dict[str, PandasDataset]:
         # MLflow registers its source for local files twice, and warns that it had to choose.
         warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple ways")
         return {
-            name: from_pandas(part, source=str(RAW_DATA), targets=TARGET.name, name=f"{RAW_DATA.stem}-{name}")
+            name: from_pandas(
+                part[[*FEATURE_NAMES, TARGET.name]],
+                source=str(FEEDBACK if name == "feedback" else RAW_DATA),
+                targets=TARGET.name,
+                name=f"{RAW_DATA.stem}-{name}",
+            )
             for name, part in parts.items()
+            if len(part)
         }
 
 
@@ -160,17 +179,23 @@ def log_candidate(
     run_id = client.create_run(experiment_id, start, tags, f"{candidate.name}-{fingerprint[:8]}").info.run_id
     with mlflow.start_run(run_id=run_id):
         mlflow.log_params(candidate.params)
-        mlflow.log_inputs(list(datasets.values()), ["training", "validation", "test"], [None] * 3)
-        fitted_on = [datasets[part].df for part in candidate.params["fitted_on"].split(" and ")]
-        rows = pd.concat(fitted_on, ignore_index=True)
+        contexts = {"train": "training"}
+        mlflow.log_inputs(
+            list(datasets.values()), [contexts.get(name, name) for name in datasets], [None] * len(datasets)
+        )
+        for file in INPUTS:
+            mlflow.log_artifact(file, "inputs")
+        fitted_on = [*candidate.params["fitted_on"].split(" and "), "feedback"]
+        rows = pd.concat([datasets[part].df for part in fitted_on if part in datasets], ignore_index=True)
         model_id = _log_model(candidate, model, lineage, rows)
-        unseen = model.predict(datasets["test"].df)
-        reference = make_reference(rows[list(FEATURE_NAMES)].to_numpy(float), unseen, candidate.metrics["test_rmse"])
-        _log_drift_reference(client, model_id, reference)
+        _log_drift_reference(client, model_id, _drift_reference(candidate, model, rows, datasets))
         of_validation = {name: value for name, value in candidate.metrics.items() if name.startswith("custom_")}
         of_test = {name: value for name, value in candidate.metrics.items() if name.startswith("test_")}
         mlflow.log_metrics(of_validation, model_id=model_id, dataset=datasets["validation"])
         mlflow.log_metrics(of_test, model_id=model_id, dataset=datasets["test"])
+        if "gate" in datasets:
+            of_gate = {name: value for name, value in candidate.metrics.items() if name.startswith("gate_")}
+            mlflow.log_metrics(of_gate, model_id=model_id, dataset=datasets["gate"])
         mlflow.log_metrics({"train_seconds": candidate.train_seconds}, model_id=model_id, dataset=datasets["train"])
         mlflow.log_artifacts(str(REPORTS / "plots" / candidate.name), "plots")
     # The run tells when the candidate was trained, not when it was logged.
@@ -196,6 +221,7 @@ def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage
             "training_range": {name: [float(train[name].min()), float(train[name].max())] for name in FEATURE_NAMES},
             "scores": {name: candidate.metrics[name] for name in scores},
             "interval_coverage": model.coverage,
+            "limits": candidate.limits,
             "data_md5": lineage.data_md5,
             "code_digest": lineage.code_digest,
         },
@@ -203,6 +229,27 @@ def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage
     )
     model_id: str = info.model_id
     return model_id
+
+
+def _drift_reference(
+    candidate: Candidate, model: ConformalRegressor, fitted: pd.DataFrame, datasets: Mapping[str, PandasDataset]
+) -> Reference:
+    """Return what the predictions to come are compared with.
+
+    The rows that the model was fitted on; but where there are enough labels, the newest of those: the model was made
+    for their mix of places and prices, and the many rows of the census would go on calling it drift.
+    """
+    labels = [datasets[name].df for name in ("feedback", "gate") if name in datasets]  # the gate's are the newest
+    if sum(map(len, labels)) >= LEAST_REFERENCE and "gate_rmse" in candidate.metrics:
+        newest = pd.concat(labels, ignore_index=True).tail(NEWEST_REFERENCE)
+        return make_reference(
+            newest[list(FEATURE_NAMES)].to_numpy(float), model.predict(newest), candidate.metrics["gate_rmse"]
+        )
+    return make_reference(
+        fitted[list(FEATURE_NAMES)].to_numpy(float),
+        model.predict(datasets["test"].df),
+        candidate.metrics["test_rmse"],
+    )
 
 
 def _log_drift_reference(client: MlflowClient, model_id: str, reference: Reference) -> None:
