@@ -1,0 +1,104 @@
+"""The gate: whether a new version takes the place of the one that serves.
+
+- Labels decide, where enough of them (`preprocess.gate_rows`) are newer than everything that either model was trained
+  on: of the held-out labels both models predict the same rows, which are then drawn again with replacement
+  `RESAMPLES` times. The challenger passes when in at least `CONFIDENCE` of these samples its RMSE is no larger than
+  the champion's and the tolerance. In an unchanged market two good models differ by chance, and the champion stays.
+- Without them the old test rows decide: the challenger's RMSE may be larger by the tolerance at most.
+- Both figures are reported, whichever decides. A changed market makes a model that knows it worse on the old rows.
+- The first version passes, and so does one whose champion cannot be loaded any more. A version that was rolled back
+  does not pass again, nor one whose compiled scorer answers otherwise than the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate says: "promoted", "rejected" or "unchanged", and on what figures."""
+
+    gate: str
+    reason: str
+    challenger_rmse: float
+    champion_rmse: float | None = None
+    champion_version: str | None = None
+    decided_by: str | None = None  # "labels" or "test rows"
+    labels: int = 0
+    challenger_label_rmse: float | None = None
+    champion_label_rmse: float | None = None
+    share_no_worse: float | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Labels that neither model has seen: actual values and what both predict, each of shape (n,)."""
+
+    actual: Vector
+    challenger: Vector
+    champion: Vector
+
+
+def judge(
+    challenger_rmse: float, champion_rmse: float, champion_version: str, tolerance: float, held: Held | None = None
+) -> Decision:
+    """Return whether the challenger may take the champion's place.
+
+    The RMSE are of the same test rows; they decide when there are no labels to do it.
+    """
+    limit = champion_rmse * (1 + tolerance)
+    on_test = (
+        f"test RMSE {challenger_rmse:.4f} against {champion_rmse:.4f} of version {champion_version} on the same rows"
+    )
+    if held is None:
+        passed = challenger_rmse <= limit
+        return Decision(
+            "promoted" if passed else "rejected",
+            f"{on_test}; at most {limit:.4f} passes",
+            challenger_rmse,
+            champion_rmse,
+            champion_version,
+            decided_by="test rows",
+        )
+    ours, theirs = (held.challenger - held.actual) ** 2, (held.champion - held.actual) ** 2
+    share = share_no_worse(ours, theirs, tolerance)
+    ours_rmse, theirs_rmse = float(np.sqrt(ours.mean())), float(np.sqrt(theirs.mean()))
+    reason = (
+        f"RMSE {ours_rmse:.4f} against {theirs_rmse:.4f} of version {champion_version} on {len(ours):,} labels that "
+        f"neither was trained on; no worse in {share:.1%} of {RESAMPLES:,} samples of them, at least "
+        f"{CONFIDENCE:.0%} passes. On the old rows: {on_test}"
+    )
+    return Decision(
+        "promoted" if share >= CONFIDENCE else "rejected",
+        reason,
+        challenger_rmse,
+        champion_rmse,
+        champion_version,
+        decided_by="labels",
+        labels=len(ours),
+        challenger_label_rmse=round(ours_rmse, 6),
+        champion_label_rmse=round(theirs_rmse, 6),
+        share_no_worse=share,
+    )
+
+
+def share_no_worse(ours: Vector, theirs: Vector, tolerance: float) -> float:
+    """Return the share of bootstrap samples in which the first RMSE is no larger than the second and the tolerance.
+
+    Paired: a sample takes the squared errors (n,) of both for the same rows, so what makes a row hard for both
+    cancels (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 8).
+    """
+    # With squared errors, the tolerance on the RMSE is squared. A NaN on either side is never "no larger".
+    difference = ours - theirs * (1 + tolerance) ** 2
+    random = np.random.default_rng(0)
+    count = len(difference)
+    sums = [float(difference[random.integers(0, count, count)].sum()) for _ in range(RESAMPLES)]
+    return float(np.mean(np.array(sums) <= 0.0))
