@@ -32,6 +32,9 @@ logs:  ## follow the console, Ctrl-C ends that
 retrain:  ## train, gate and promote while the service goes on answering
 	@$(CONTROL) retrain
 
+drift:  ## compare the newest predictions with what the model was made from; exit 1 for drift, 2 for too few
+	@./entrypoint.sh python -m monitoring.drift_check
+
 test: $(VENV)/.development .runtime/mlflow.db  ## run all tests: real servers on free ports, state in temporary directories
 	@$(PYTHON) -m pytest
 
@@ -56,7 +59,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain test test-unit lint dashboards lock clean
+.PHONY: help setup up down status logs retrain drift test test-unit lint dashboards lock clean
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
+from app.drift import NoReportError
 from app.feedback import RefusedError
 from app.prediction_log import PredictionLogError
 
@@ -26,6 +27,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(NoModelError, _unavailable)
     app.add_exception_handler(PredictionLogError, _unavailable)
     app.add_exception_handler(RefusedError, _refused)
+    app.add_exception_handler(NoReportError, _missing)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -52,6 +54,10 @@ async def _unavailable(_request: Request, error: Exception) -> Response:
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
     return _answer(error.status, str(error))
+
+
+async def _missing(_request: Request, error: Exception) -> Response:
+    return _answer(404, str(error))
 
 
 def _answer(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:

@@ -19,13 +19,14 @@ from prometheus_client import CollectorRegistry
 
 from app import logs
 from app.champion import ChampionKeeper, DummyKeeper
+from app.drift import DriftReport, Retrains
 from app.errors import add_handlers
 from app.feedback import FeedbackKeeper
 from app.metrics import HttpMetrics, Metrics, ModelInfo, ServiceHealth, StateDisk
 from app.middleware import RequestMiddleware
 from app.prediction_log import PredictionLog
 from app.predictor import Predictor
-from app.routes import feedback, predictions, system
+from app.routes import drift, feedback, predictions, system
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """Predicts the median house value of a Californian block group of the 1990 census, in units of
@@ -44,6 +45,9 @@ def create_app(settings: Settings) -> FastAPI:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     feedback_keeper = FeedbackKeeper(prediction_log, registry)
+    drift_file = settings.state_dir / "drift" / "report.json"
+    registry.register(DriftReport(drift_file))
+    registry.register(Retrains(settings.state_dir / "retrains.jsonl"))
     health_file = settings.state_dir / "run" / "health.json"
     registry.register(ModelInfo(lambda: keeper.current))
     registry.register(ServiceHealth(health_file))
@@ -68,11 +72,17 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",
         lifespan=lifespan,
         # not include_router: a nested router costs every request, and these go before the pages of the documentation
-        routes=[*predictions.router.routes, *feedback.router.routes, *system.router.routes],
+        routes=[
+            *predictions.router.routes,
+            *feedback.router.routes,
+            *drift.router.routes,
+            *system.router.routes,
+        ],
     )
     app.state.settings = settings
     app.state.predictor = Predictor(keeper, prediction_log, metrics)
     app.state.feedback = feedback_keeper
+    app.state.drift_file = drift_file
     app.state.metrics = metrics
     app.state.health_file = health_file
     app.mount("/web", StaticFiles(directory=system.WEB), name="web")

@@ -28,6 +28,7 @@ from monitoring.processes import usage
 from pipeline.schema import FEATURES
 
 CRASHES = 4  # in a row, with no healthy measurement between them
+STEADY = 60.0  # seconds; what has no address is healthy when it has run for so long
 INTERVAL = 2.0  # seconds between two measurements
 STARTING_INTERVAL = 0.3  # until ready
 FAILURES = 2  # measurements in a row until a service counts as down: one may be a moment of load
@@ -101,6 +102,7 @@ class Watchdog:
         self.console = console
         self._stop = stop
         self._crashes: Counter[str] = Counter()
+        self._running_since: dict[str, float] = {}
         self._groups: dict[str, int] = json.loads(run.read("groups.json") or "{}")
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -119,6 +121,7 @@ class Watchdog:
             pass
         elif event == "PROCESS_STATE_RUNNING":
             self._groups[program] = int(fields["pid"])
+            self._running_since[program] = time.monotonic()
             self._note_groups()
         elif event == "PROCESS_STATE_EXITED":
             self._groups.pop(program, None)
@@ -162,6 +165,9 @@ class Watchdog:
             else:
                 self.fail(self._last_words(program))
         elif not expected:
+            started = self._running_since.get(program)
+            if program not in self.services.addresses() and started and time.monotonic() - started > STEADY:
+                self._crashes[program] = 0
             self._crashes[program] += 1
             if self._crashes[program] >= CRASHES:
                 self.fail(f"{program} ended {CRASHES} times in a row: {self._last_words(program)}")

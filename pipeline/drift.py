@@ -97,7 +97,7 @@ class Reference:
                 quantiles, counts, deviations, rows, test_rmse = (
                     np.asarray(file[name], dtype=np.float64) for name in cls.__dataclass_fields__
                 )
-        except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError) as error:
+        except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is not a drift reference: {error}") from None
         return cls(quantiles, counts, deviations, rows, float(test_rmse))
 
@@ -200,6 +200,7 @@ def stability_index(reference: Matrix, count: float, sample: Matrix) -> float:
     """
     inner = np.arange(1, PSI_BINS) / PSI_BINS
     edges = np.unique(np.quantile(reference, inner, method="inverted_cdf"))
+    edges = edges[edges < reference[-1]]  # above the highest value there is no tenth
     shares = []
     for values, rows in ((reference, count), (sample, float(len(sample)))):
         bins = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
