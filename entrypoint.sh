@@ -78,6 +78,9 @@ case ${1:-} in
     api)
         exec python -m app.main  # starts without a model, answers 503 until there is one
         ;;
+    drift-monitor)
+        exec python -m monitoring.drift_monitor
+        ;;
     prometheus)
         binary=$(command -v prometheus) || exit $MISSING
         sed "s|API_PORT|$API_PORT|; s|PROMETHEUS_PORT|$PROMETHEUS_PORT|" \
