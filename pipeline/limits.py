@@ -69,8 +69,8 @@ def in_words(limits: Limits) -> str:
     text = (
         "What it cannot do: say anything of places it does not know. Trained north of "
         f"{across['line_degrees_north']:g} degrees and asked about the south, its RMSE is "
-        f"{across['south_from_north_rmse']:.2f}, a linear model's {across['south_from_north_linear_rmse']:.2f}; the other "
-        f"way round {across['north_from_south_rmse']:.2f} and {across['north_from_south_linear_rmse']:.2f}."
+        f"{across['south_from_north_rmse']:.2f}, a linear model's {across['south_from_north_linear_rmse']:.2f}; "
+        f"the other way round {across['north_from_south_rmse']:.2f} and {across['north_from_south_linear_rmse']:.2f}."
     )
     if limits["far_km"] is not None:
         far = [group for group in limits["by_distance"] if group["from_km"] >= limits["far_km"]]
