@@ -10,6 +10,7 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from grafana_foundation_sdk.builders import bargauge, common, heatmap, prometheus, stat, statetimeline, timeseries
 from grafana_foundation_sdk.builders import dashboard as builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -22,6 +23,7 @@ from pipeline.schema import TARGET
 
 DIRECTORY = Path(__file__).with_suffix("")
 SOURCE = shape.DataSourceRef(type_val="prometheus", uid="prometheus")
+POLICY = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["drift"]
 TAG = "house-price"
 QUESTIONS = 'job="api",handler=~"/predict.*|/feedback.*"'
 GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "#8e8e8e"
@@ -190,8 +192,8 @@ def _model() -> list[AnyPanel]:
         .height(4),
         _stat(
             "Retrainings",
-            "Ended since the appliance began to count, by outcome",
-            [_query("sum by (outcome) (retrains_total) or vector(0)", "{{outcome}}")],
+            "All that have ended, the first training too, by outcome",
+            [_query("sum by (outcome) (retrains_total)", "{{outcome}}")],
         )
         .decimals(0)
         .text_mode(shape.BigValueTextMode.VALUE_AND_NAME)
@@ -242,7 +244,123 @@ def _model() -> list[AnyPanel]:
 
 def _drift() -> list[AnyPanel]:
     return [
-        _drift_per_feature().span(24).height(9),
+        _stat("Verdict", "Of the drift monitor, on its last look", [_query("drift_detected", "drift")])
+        .mappings([_mapping({"0": ("no drift", GREEN), "1": ("drift", RED)})])
+        .color_mode(shape.BigValueColorMode.BACKGROUND)
+        .no_value("not looked yet")
+        .thresholds(_steps(GREEN, (1, RED)))
+        .span(4)
+        .height(4),
+        _stat(
+            "Predictions looked at",
+            f"The newest ones; with fewer than {POLICY['least_rows']} nothing is said",
+            [_query("drift_window_rows", "predictions")],
+        )
+        .decimals(0)
+        .no_value("not looked yet")
+        .thresholds(_steps(ORANGE, (POLICY["least_rows"], GREEN)))
+        .color_mode(shape.BigValueColorMode.VALUE)
+        .span(4)
+        .height(4),
+        _stat(
+            "Windows in a row",
+            f"That wanted a retraining, for drift or for the live error; {POLICY['sustained']} are needed",
+            [_query("drift_windows_in_a_row", "windows")],
+        )
+        .decimals(0)
+        .no_value("not looked yet")
+        .thresholds(_steps(GREEN, (1, ORANGE), (POLICY["sustained"], RED)))
+        .color_mode(shape.BigValueColorMode.VALUE)
+        .span(4)
+        .height(4),
+        _stat(
+            "Labels to learn from",
+            f"True values that no training has used yet; a retraining needs {POLICY['new_labels']}",
+            [_query("labels_unused", "labels")],
+        )
+        .decimals(0)
+        .no_value("not looked yet")
+        .span(4)
+        .height(4),
+        _stat("Retraining", "Whether one of the drift monitor runs", [_query("retraining_running", "retraining")])
+        .mappings([_mapping({"0": ("none runs", GREEN), "1": ("runs", BLUE)})])
+        .color_mode(shape.BigValueColorMode.BACKGROUND)
+        .no_value("not looked yet")
+        .thresholds(_steps(GREEN, (1, BLUE)))
+        .span(4)
+        .height(4),
+        _stat(
+            "Last look",
+            "Of the drift monitor; every DRIFT_INTERVAL_SECONDS it takes one",
+            [_query("time() - max(drift_checked_timestamp_seconds)", "ago")],
+        )
+        .unit("s")
+        .decimals(0)
+        .no_value("not looked yet")
+        .span(4)
+        .height(4),
+        _drift_per_feature().span(12).height(9),
+        _series(
+            "Distance by feature",
+            "Wasserstein distance from the training rows in standard deviations; above the dashed line it counts",
+            [_query("feature_drift_distance", "{{feature}}"), _limit("wasserstein")],
+        )
+        .min(0)
+        .decimals(2)
+        .override_by_query("B", _reference_line())
+        .span(12)
+        .height(9),
+        _series(
+            "Significance by feature",
+            "Probability of such a difference without drift: Kolmogorov-Smirnov test, Holm's correction. Below the "
+            "dashed line it is significant; it counts as drift only when the change is large as well",
+            [_query("clamp_min(feature_drift_ks_pvalue, 1e-12)", "{{feature}}"), _limit("alpha")],
+        )
+        .max(1)
+        .scale_distribution(common.ScaleDistributionConfig().type(shape.ScaleDistribution.LOG).log(10))
+        .override_by_query("B", _reference_line())
+        .span(12)
+        .height(9),
+        _series(
+            "All features together",
+            "How well a classifier tells the newest rows from the training rows (AUC): 0.5 is not at all. It sees "
+            "changes that leave every single feature as it was",
+            [_query("drift_auc", "AUC"), _limit("auc")],
+        )
+        .axis_soft_min(0.45)
+        .axis_soft_max(0.65)
+        .decimals(2)
+        .override_by_query("B", _reference_line())
+        .span(12)
+        .height(9),
+        statetimeline.Panel()
+        .title("Drifted features")
+        .description("Where the change is significant and large, and since when")
+        .datasource(SOURCE)
+        .targets(
+            [
+                _query(
+                    'feature_drifted or on () label_replace(vector(0), "feature", "too few predictions", "", "")',
+                    "{{feature}}",
+                )
+            ]
+        )
+        .mappings([_mapping({"0": ("no", GREEN), "1": ("drifted", RED)})])
+        .row_height(0.8)
+        .show_value(shape.VisibilityMode.NEVER)
+        .legend(common.VizLegendOptions().show_legend(False))
+        .span(12)
+        .height(9),
+        _series(
+            "What a retraining waits for",
+            "Windows in a row that wanted one, and the number that is needed",
+            [_query("drift_windows_in_a_row", "windows in a row"), _limit("sustained", "needed")],
+        )
+        .min(0)
+        .decimals(0)
+        .override_by_query("B", _reference_line())
+        .span(12)
+        .height(9),
     ]
 
 
@@ -329,14 +447,15 @@ def _appliance() -> list[AnyPanel]:
         .height(8),
         _series(
             "Prometheus on disk",
-            "Its log and its blocks; it keeps 30 days and at most 1 GB",
+            "Its blocks of finished hours, and the size at which the oldest goes; 30 days are kept at most",
             [
-                _query("prometheus_tsdb_wal_storage_size_bytes", "log"),
-                _query("prometheus_tsdb_storage_blocks_bytes", "blocks", "B"),
+                _query("prometheus_tsdb_storage_blocks_bytes", "blocks"),
+                _query("prometheus_tsdb_retention_limit_bytes", "limit", "B"),
             ],
         )
         .unit("decbytes")
         .min(0)
+        .override_by_query("B", _reference_line())
         .span(12)
         .height(8),
         _series("Open files", "Of the service and of Prometheus", [_query("process_open_fds", "{{job}}")])
@@ -400,7 +519,7 @@ def _live_error_now() -> stat.Panel:
         _stat(
             "Live error now",
             f"RMSE of the serving version on its newest labelled predictions, in {TARGET.unit}",
-            [_query("live_rmse and on (model_version) model_test_rmse", "version {{model_version}}")],
+            [_query("live_rmse and on (model_version) model_interval_coverage", "version {{model_version}}")],
         )
         .decimals(3)
         .no_value("no labels yet")
@@ -488,8 +607,9 @@ def _drift_per_feature() -> timeseries.Panel:
     return (
         _series(
             "Drift by feature",
-            "Population stability index of the newest predictions against the training rows",
-            [_query("feature_drift_psi", "{{feature}}"), _query("vector(0.2)", "limit", "B")],
+            "Population stability index of the newest predictions against the training rows; above the dashed line "
+            f"it counts. Nothing is said of fewer than {POLICY['least_rows']} predictions",
+            [_query("feature_drift_psi", "{{feature}}"), _limit("psi")],
         )
         .min(0)
         .decimals(2)
@@ -564,6 +684,11 @@ def _annotation(name: str, expr: str, title: str, color: str) -> builder.Annotat
 
 def _query(expr: str, legend: str, letter: str = "A") -> Query:
     return Query().datasource(SOURCE).expr(expr).legend_format(legend).ref_id(letter).range()
+
+
+def _limit(measure: str, legend: str = "limit") -> Query:
+    """Return the drift monitor's limit; before its first look the one of params.yaml."""
+    return _query(f'max(drift_threshold{{measure="{measure}"}}) or vector({POLICY[measure]})', legend, "B")
 
 
 def _stat(title: str, description: str, queries: Sequence[Query]) -> stat.Panel:

@@ -1,0 +1,200 @@
+"""The drift monitor as a process: it finds drift, starts one retraining, and is killed in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from app.prediction_log import PredictionLog
+from pipeline.drift import REFERENCE_FILE, Matrix, make_reference
+from pipeline.retrain import lock
+from pipeline.schema import FEATURE_NAMES, TARGET
+from tests.integration.conftest import ROOT, wait_until
+
+
+@dataclass
+class World:
+    """A state directory with a version that serves, a log of predictions, and a monitor."""
+
+    state: Path
+    on: str = "on"
+    predicted: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(5))
+
+    def __post_init__(self) -> None:
+        frame = pd.read_csv(ROOT / "data/raw/california_housing.csv")
+        self.rows: Matrix = frame[list(FEATURE_NAMES)].to_numpy(np.float64)
+        self.values: Matrix = frame[TARGET.name].to_numpy(np.float64)
+        directory = self.state / "champion" / "v1"
+        directory.mkdir(parents=True)
+        make_reference(self.rows, 0.4 * self.rows[:, 0], 0.8).save(directory / REFERENCE_FILE)
+        (self.state / "champion" / "current.json").write_text(json.dumps({"version": "1", "directory": "v1"}))
+        # a retraining cannot begin where its workspace would be: it fails at once, as a process
+        (self.state / "workspace").write_text("")
+
+    def predict(self, count: int, *, factor: float = 1.0, labels: int = 0) -> None:
+        """Log predictions of random rows with their incomes times ``factor``, and label some."""
+        chosen = self.rng.choice(len(self.rows), count)
+        rows = []
+        for row in self.rows[chosen] * np.array([factor, 1, 1, 1, 1, 1, 1, 1]):
+            value = 0.4 * row[0]
+            self.predicted += 1
+            rows.append((f"id-{self.predicted}", "r", time.time(), "1", *row.tolist(), value, value - 1, value + 1))
+
+        async def write() -> None:
+            await log.write(rows)
+            if labels:
+                pairs = zip(rows[:labels], self.values[chosen], strict=False)
+                await log.label([(row[0], float(value)) for row, value in pairs])
+
+        log = PredictionLog(self.state / "predictions.db")
+        log.start()
+        asyncio.run(write())
+        log.stop()
+
+    def start(self) -> None:
+        environment = {
+            name: os.environ[name] for name in ("PATH", "HOME", "PYTHONDONTWRITEBYTECODE") if name in os.environ
+        }
+        environment |= {"STATE_DIR": str(self.state), "DRIFT_INTERVAL_SECONDS": "0.2", "RETRAIN_ON_DRIFT": self.on}
+        with (self.state / "console").open("ab") as console:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "monitoring.drift_monitor"],
+                cwd=ROOT,
+                env=environment | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+                stdout=console,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(timeout=10)
+
+    def report(self) -> dict[str, Any]:
+        file = self.state / "drift" / "report.json"
+        report: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"status": None, "monitor": {}}
+        return report
+
+    def says(self) -> str:
+        return str(self.report()["monitor"].get("says", ""))
+
+    def history(self) -> list[dict[str, Any]]:
+        file = self.state / "retrains.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def windows(self, count: int) -> None:
+        wait_until(lambda: self.report()["monitor"].get("windows") == count, 30, f"{count} windows")
+
+    def drift_lasts(self) -> None:
+        """Let three windows in a row show incomes that are far too high."""
+        for count in (1, 2, 3):
+            self.predict(1000 if count == 1 else 300, factor=1.5, labels=100)
+            self.windows(count)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    if world.process is not None and world.process.poll() is None:
+        world.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "monitoring.drift_check", *arguments]
+        environment = os.environ | {"STATE_DIR": str(tmp_path)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_check_by_hand_tells_by_its_exit_code(
+    world: World, check: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    assert (check().returncode, check().stdout) == (2, "not enough data: nothing was predicted yet\n")
+    world.predict(600)
+    calm = check()
+    assert calm.returncode == 0
+    assert calm.stdout.startswith("no drift: nothing moved\n600 newest predictions")
+    world.predict(600, factor=1.5, labels=10)
+    drift = check("--json")
+    report = json.loads(drift.stdout)
+    assert drift.returncode == 1
+    assert (report["status"], report["version"], report["new_labels"]) == ("drift", "1", 10)
+    assert report["live"]["labels"] == 10
+    (world.state / "champion" / "v1" / REFERENCE_FILE).unlink()
+    assert "version 1 has no drift_reference.npz" in check().stdout
+
+
+def test_lasting_drift_starts_one_retraining_and_then_it_pauses(world: World) -> None:
+    with lock(world.state):  # somebody else retrains
+        world.start()
+        world.drift_lasts()
+        wait_until(lambda: "tries again later" in (world.state / "console").read_text(), 30, "the refusal")
+        assert world.history() == []
+    wait_until(world.history, 30, "the retraining")
+    wait_until(lambda: "pause after the last retraining" in world.says(), 30, "the pause")
+    world.end(signal.SIGKILL)
+    world.start()
+    world.drift_lasts()
+    wait_until(lambda: "pause after the last retraining" in world.says(), 30, "the pause")
+    (line,) = world.history()
+    assert (line["trigger"], line["outcome"]) == ("drift", "failed")
+    assert line["cause"].startswith("drift: prediction up")
+    assert world.end() == 0
+
+
+def test_a_restart_goes_on_counting_and_off_only_tells(world: World) -> None:
+    world.on = "off"
+    world.predict(1000, factor=1.5, labels=250)
+    world.start()
+    world.windows(1)
+    world.predict(300, factor=1.5)
+    world.windows(2)
+    assert world.says().endswith("it waits for 1 more window like this in a row, RETRAIN_ON_DRIFT=on")
+    world.end(signal.SIGKILL)
+    world.predict(300, factor=1.5)
+    world.start()
+    world.windows(3)
+    assert world.says().endswith("it waits for RETRAIN_ON_DRIFT=on")
+    assert world.history() == []
+
+
+def test_it_is_small_and_runs_no_check_when_nothing_is_new(world: World) -> None:
+    world.start()
+    wait_until(lambda: world.report()["status"] == "not enough data", 30, "the first report")
+    assert world.process is not None
+    process = psutil.Process(world.process.pid)
+    wait_until(lambda: not process.children(), 10, "the end of the check")
+    used = process.cpu_times().children_user
+    time.sleep(1)
+    assert process.cpu_times().children_user == used
+    assert process.memory_full_info().pss < 20e6
+
+
+def test_a_check_that_fails_is_told_and_tried_again(world: World) -> None:
+    world.predict(600)
+    pointer = world.state / "champion" / "current.json"
+    pointer.write_text("[1]")
+    world.start()
+    wait_until(lambda: "current.json cannot be read" in world.says(), 30, "the problem")
+    pointer.write_text(json.dumps({"version": "1", "directory": "v1"}))
+    wait_until(lambda: world.report()["status"] == "no drift", 30, "a report")
