@@ -24,15 +24,18 @@ Numbers = npt.NDArray[np.int64]
 
 FOLDS = 5
 LOWEST_VALUE = 0.05  # 5,000 dollars, as the ratio to a value near zero says nothing
-LARGEST_CHANGE = 2.0  # of the logarithm: seven times as much
+# Of the logarithm, from the median change: a house that is unlike its neighbours must not move the market around it.
+LARGEST_DEVIATION = 0.5
+MOST_LEFT_OUT = 3000  # older rows, to learn what the kriging gets wrong by itself
 MOST_STEPS = 6  # older batches are one step together, so that years of batches cost no more than six
 
 
 class PriceIndex:
     """How much dearer each row has become from batch to batch.
 
-    A step, from all older rows to a batch, is a regression of log(new value / kriging estimate from the older rows),
-    carried forward until then. Newer labels of the batch weigh more. It is shrunk by how much of it holds in
+    A step, from all older rows to a batch, is a regression of log(value / kriging estimate from older rows) of the
+    batch's rows, less what the same regression says of older rows that were left out: what the kriging gets wrong by
+    itself is no change of prices. Newer labels of the batch weigh more. The step is shrunk by how much of it holds in
     cross-validation, so where nothing has changed it is nearly nothing.
 
     Parameters
@@ -82,21 +85,31 @@ class _Step:
         self._half_life = half_life
 
     def fit(self, X_old: Matrix, y_old: Matrix, X_new: Matrix, y_new: Matrix) -> None:
-        expected = SpatialFeatures(self._kernel).fit(X_old, y_old).transform(X_new)[:, -1].astype(np.float64)
-        change = np.log(np.maximum(y_new, LOWEST_VALUE) / np.maximum(expected, LOWEST_VALUE))
-        change = np.clip(change, -LARGEST_CHANGE, LARGEST_CHANGE)
-        weight = 0.5 ** (np.arange(len(change))[::-1] / self._half_life)
+        order = np.random.default_rng(0).permutation(len(y_old))
+        left_out, kept = np.split(order, [min(MOST_LEFT_OUT, len(y_old) // 5)])
+        kriging = SpatialFeatures(self._kernel).fit(X_old[kept], y_old[kept])
+        before = _model().fit(_inputs(X_old[left_out]), _deviation(kriging, X_old[left_out], y_old[left_out]))
         inputs = _inputs(X_new)
-        left_out = cross_val_predict(
+        change = _deviation(kriging, X_new, y_new) - before.predict(inputs)
+        weight = 0.5 ** (np.arange(len(change))[::-1] / self._half_life)
+        predicted = cross_val_predict(
             _model(), inputs, change, cv=KFold(FOLDS, shuffle=True, random_state=0), params={"sample_weight": weight}
         )
         # The factor with the smallest squared error on rows that were left out.
-        explained, own = float(weight @ (left_out * change)), float(weight @ left_out**2)
+        explained, own = float(weight @ (predicted * change)), float(weight @ predicted**2)
         self._share = min(1.0, max(0.0, explained / own)) if own > 0 else 0.0
         self._model = _model().fit(inputs, change, sample_weight=weight)
 
     def change(self, X: Matrix) -> Matrix:
         return self._share * np.asarray(self._model.predict(_inputs(X)), dtype=np.float64)
+
+
+def _deviation(kriging: SpatialFeatures, X: Matrix, y: Matrix) -> Matrix:
+    """Return log(value / kriging estimate), shape (n,)."""
+    expected = kriging.transform(X)[:, -1].astype(np.float64)
+    change = np.log(np.maximum(y, LOWEST_VALUE) / np.maximum(expected, LOWEST_VALUE))
+    middle = np.median(change)
+    return np.clip(change, middle - LARGEST_DEVIATION, middle + LARGEST_DEVIATION)
 
 
 def _groups(batch: Numbers, least: int) -> list[tuple[int, int]]:
@@ -128,9 +141,7 @@ def _inputs(X: Matrix) -> Matrix:
 
 
 def _model() -> Any:
-    # Absolute errors: a house that is unlike its neighbours must not move the market around it.
     return HistGradientBoostingRegressor(
-        loss="absolute_error",
         max_iter=60,
         learning_rate=0.1,
         max_leaf_nodes=8,

@@ -53,7 +53,11 @@ class Lineage:
 
     def tags(self) -> dict[str, str]:
         """Return the lineage as tags of a run or of a model version."""
-        tags = {"data_md5": self.data_md5, "code_digest": self.code_digest}
+        tags = {
+            "data_md5": self.data_md5,
+            "code_digest": self.code_digest,
+            "libraries": ", ".join(self.requirements),
+        }
         if self.batches:
             tags |= {"feedback_batches": str(self.batches), "feedback_md5": self.feedback_md5}
         return tags | ({"git_commit": self.git_commit} if self.git_commit else {})

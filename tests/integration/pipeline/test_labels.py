@@ -1,0 +1,165 @@
+"""Labels become a new version: the story of a market that rose, with all that can come between."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil  # type: ignore[import-untyped]
+import pytest
+from mlflow import MlflowClient
+
+from app.prediction_log import _SCHEMA
+from pipeline.feedback import read_batches
+from pipeline.schema import FEATURE_NAMES, TARGET
+from tests.integration.pipeline.conftest import Project, wait_for_line
+
+
+@pytest.fixture
+def serving(trained: Project, tmp_path: Path) -> Project:
+    """Return a project of its own, its version 1 serving."""
+    project = trained.copy(tmp_path)
+    project.model = f"Labels{tmp_path.name}"
+    project.retrain()
+    return project
+
+
+def label(project: Project, values: pd.DataFrame, start: int) -> None:
+    """Store rows as predictions with labels, one a second from ``start``."""
+    names = (
+        "prediction_id",
+        "request_id",
+        "requested_at",
+        "model_version",
+        *FEATURE_NAMES,
+        "prediction",
+        "low",
+        "high",
+    )
+    with closing(sqlite3.connect(project.state / "predictions.db")) as connection, connection:
+        connection.executescript(_SCHEMA)
+        for number, row in enumerate(values[[*FEATURE_NAMES, TARGET.name]].to_numpy().tolist(), start):
+            connection.execute(
+                f"INSERT INTO predictions ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+                (f"p{number:06d}", "r", float(number), "1", *row[:-1], 2.0, 1.0, 3.0),
+            )
+            connection.execute(
+                "INSERT INTO feedback (prediction_id, actual_value, received_at) VALUES (?, ?, ?)",
+                (f"p{number:06d}", row[-1], float(number + 10)),
+            )
+
+
+def held_back(project: Project) -> pd.DataFrame:
+    """Return the test rows in an order of chance."""
+    rows = pd.read_parquet(project.workspace / "data/processed/test.parquet")
+    return rows.sample(frac=1, random_state=0, ignore_index=True)
+
+
+def history(project: Project) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (project.state / "retrains.jsonl").read_text().splitlines()]
+
+
+def registration(project: Project) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((project.workspace / "reports/registration.json").read_text())
+    return report
+
+
+def serves(project: Project) -> str:
+    version = MlflowClient(project.uri, project.uri).get_model_version_by_alias(project.model, "Production")
+    return str(version.version)
+
+
+def test_labels_of_a_risen_market_make_a_version_that_can_be_reproduced_and_rolled_back(serving: Project) -> None:
+    risen = held_back(serving).head(400)
+    risen[TARGET.name] *= 1.5
+    label(serving, risen, 1000)
+    serving.retrain("--trigger", "drift", "--reason", "prices rose")
+    report = registration(serving)
+    assert (report["gate"], report["decided_by"], report["version"]) == ("promoted", "labels", "2")
+    assert 60 <= report["labels"] <= 120
+    assert report["challenger_label_rmse"] < 0.7 * report["champion_label_rmse"]
+    assert report["challenger_rmse"] > report["champion_rmse"]  # on the old rows: both are told
+    assert serves(serving) == "2"
+    last = history(serving)[-1]
+    assert (last["trigger"], last["cause"], last["outcome"], last["version"]) == (
+        "drift",
+        "prices rose",
+        "promoted",
+        "2",
+    )
+    assert last["reason"] == report["reason"]
+    version = MlflowClient(serving.uri, serving.uri).get_model_version(serving.model, "2")
+    assert version.tags["feedback_batches"] == "1"
+    assert version.tags["gate_decided_by"] == "labels"
+    run = MlflowClient(serving.uri, serving.uri).get_run(version.run_id)
+    assert run.data.tags["feedback_md5"] == version.tags["feedback_md5"]
+    assert 0.8 <= run.data.metrics["gate_interval_coverage"] <= 0.98
+
+    code, output = serving.run("reproduce", "2")
+    assert code == 0, output
+    assert "all " in output.splitlines()[-1]
+    assert "gate_rmse" in output
+    source = serving.root / "pipeline/evaluate.py"
+    original = source.read_text()
+    source.write_text(f"{original}# changed\n")
+    code, output = serving.run("reproduce", "2")
+    assert code == 2
+    assert "the code here is another" in output
+    source.write_text(original)
+
+    code, output = serving.run("rollback", "--reason", "a test")
+    assert code == 0, output
+    assert serves(serving) == "1"
+    serving.retrain()
+    assert registration(serving)["reason"] == "it was rolled back: a test"
+    assert serves(serving) == "1"
+    code, output = serving.run("rollback")
+    assert code == 1
+    assert "version 1 is the first that served" in output
+
+
+def test_a_version_trained_on_shuffled_labels_does_not_take_the_alias(serving: Project) -> None:
+    rows = held_back(serving).head(400)
+    old = rows.index < 280  # the newest, which decide, are right
+    rows.loc[old, TARGET.name] = rows.loc[old, TARGET.name].sample(frac=1, random_state=0).to_numpy()
+    rows.loc[old, TARGET.name] *= 2
+    label(serving, rows, 1000)
+    serving.retrain()
+    report = registration(serving)
+    assert (report["gate"], report["decided_by"]) == ("rejected", "labels")
+    assert report["share_no_worse"] < 0.05
+    assert serves(serving) == "1"
+    assert history(serving)[-1]["outcome"] == "rejected"
+    version = MlflowClient(serving.uri, serving.uri).get_model_version(serving.model, report["version"])
+    assert version.tags["gate"] == "rejected"
+
+
+@pytest.mark.parametrize("killed", [("new labels: ",), ("Running stage 'train'", "are on the server already")])
+def test_killed_at_any_moment_the_champion_serves_and_the_next_retraining_works(
+    serving: Project, killed: tuple[str, ...]
+) -> None:
+    risen = held_back(serving).head(300)
+    risen[TARGET.name] *= 1.5
+    label(serving, risen, 1000)
+    for moment in killed:
+        process = serving.start("retrain")
+        wait_for_line(process, moment)
+        children = psutil.Process(process.pid).children(recursive=True)
+        for victim in (psutil.Process(process.pid), *children):
+            victim.kill()
+        process.communicate(timeout=20)
+        psutil.wait_procs(children, timeout=10)
+        assert serves(serving) == "1"
+    serving.retrain()
+    assert registration(serving)["gate"] == "promoted"
+    assert serves(serving) == registration(serving)["version"]
+    batches = read_batches(serving.workspace / "data/feedback")
+    assert len(batches) == batches["prediction_id"].nunique() == 300
+    assert np.all(batches["batch"] == 1)
+    with closing(sqlite3.connect(serving.state / "predictions.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM feedback WHERE batch IS NULL").fetchone() == (0,)
