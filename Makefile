@@ -35,6 +35,15 @@ retrain:  ## train, gate and promote while the service goes on answering
 drift:  ## compare the newest predictions with what the model was made from; exit 1 for drift, 2 for too few
 	@./entrypoint.sh python -m monitoring.drift_check
 
+rollback:  ## give the alias back to the version that served before (REASON="...")
+	@./entrypoint.sh python -m pipeline.rollback --reason "$(REASON)"
+
+reproduce:  ## build a registered version again and compare its metrics (VERSION=n)
+	@./entrypoint.sh python -m pipeline.reproduce "$(VERSION)"
+
+simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady or burst)
+	@./entrypoint.sh python -m appliance.simulate $(SCENARIO)
+
 test: $(VENV)/.development .runtime/mlflow.db  ## run all tests: real servers on free ports, state in temporary directories
 	@$(PYTHON) -m pytest
 
@@ -59,7 +68,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain drift test test-unit lint dashboards lock clean
+.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-unit lint dashboards lock clean
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):
