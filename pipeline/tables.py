@@ -65,6 +65,11 @@ class TableError(ValueError):
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
 
+    @classmethod
+    def of(cls, message: str) -> TableError:
+        """Return an error about the file as a whole."""
+        return cls([Problem(message)])
+
 
 class TableReader:
     """The rows of a file, batch by batch; memory does not grow with their number.
@@ -109,7 +114,7 @@ class TableReader:
                 yield self._checked(batch, done)
                 done += batch.num_rows
                 if done > MAX_ROWS:
-                    raise TableError([Problem(f"there are more than {MAX_ROWS:,} rows")])
+                    raise TableError.of(f"there are more than {MAX_ROWS:,} rows")
 
     def _checked(self, batch: pa.RecordBatch, done: int) -> pa.RecordBatch:
         problems: list[Problem] = []
@@ -135,7 +140,7 @@ def check_table(file: BinaryIO, kind: Kind) -> int:
     file.seek(0)
     rows: int = sum(batch.num_rows for batch in TableReader(file, kind).batches())
     if rows == 0:
-        raise TableError([Problem("there are no rows")])
+        raise TableError.of("there are no rows")
     file.seek(0)
     return rows
 
@@ -164,7 +169,7 @@ class TableWriter:
                 else pyarrow.parquet.ParquetWriter(file, self._schema, use_dictionary=["model_version"])
             )
         except pa.ArrowException as error:
-            raise TableError([Problem(f"a CSV file cannot hold it: {_first_line(error)}")]) from error
+            raise TableError.of(f"a CSV file cannot hold it: {_first_line(error)}") from error
 
     def write(self, batch: pa.RecordBatch, answers: Answers, model_version: str, prediction_ids: list[str]) -> None:
         """Write a batch."""
@@ -184,7 +189,9 @@ def _open_csv(file: BinaryIO) -> Any:
     header = file.readline(_BLOCK_BYTES).decode("utf-8-sig")
     file.seek(0)
     if not header.strip():
-        raise TableError([Problem("the file is empty: its first line must name the columns")])
+        raise TableError.of("the file is empty: its first line must name the columns")
+    if not header.endswith(("\n", "\r")) and len(header) < _BLOCK_BYTES:
+        raise TableError.of("there are no rows")
     # Everything is text at first: a type guessed from the first rows would refuse later ones.
     names = pyarrow.csv.open_csv(file, read_options=_read_options()).schema.names
     file.seek(0)

@@ -1,0 +1,121 @@
+"""Score a file: ``python -m pipeline.score IN OUT``, CSV or Parquet by suffix, of any length.
+
+The rows are predicted by the version that serves in the registry, or by a model directory (``--model``), and written
+with the columns that `/predict/batch` appends; nothing goes to the prediction log. OUT appears when it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.intervals import Answers
+from pipeline.scorer import DIRECTORY, BrokenScorerError, Scorer
+from pipeline.server import download_version, find_alias
+from pipeline.settings import RegistrySettings
+from pipeline.tables import Kind, Matrix, TableError, TableReader, TableWriter, check_table, features_of
+
+KINDS: dict[str, Kind] = {".csv": "csv", ".parquet": "parquet"}
+Predict = Callable[[Matrix], Answers]
+
+
+def score_file(source: Path, target: Path, predict: Predict, version: str) -> int:
+    """Write the rows of one file with their predictions to another, and return how many there are.
+
+    Raises
+    ------
+    TableError
+        The file is no table of valid rows; nothing is written then.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with source.open("rb") as file:
+            rows = check_table(file, kind_of(source))
+            reader = TableReader(file, kind_of(source))
+            with partial.open("wb") as sink, tqdm(total=rows, unit="row", unit_scale=True) as progress:
+                writer = TableWriter(sink, reader.schema, kind_of(target))
+                for batch in reader.batches():
+                    ids = [str(uuid.uuid4()) for _ in range(batch.num_rows)]
+                    writer.write(batch, predict(features_of(batch)), version, ids)
+                    progress.update(batch.num_rows)
+                writer.close()
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return rows
+
+
+def kind_of(path: Path) -> Kind:
+    """Return what a file holds, by its suffix.
+
+    Raises
+    ------
+    TableError
+        It is neither of the two.
+    """
+    try:
+        return KINDS[path.suffix.lower()]
+    except KeyError:
+        raise TableError.of(f"{path}: the name must end in {' or '.join(KINDS)}") from None
+
+
+def load_predict(directory: Path) -> Predict:
+    """Return the predictions of a model directory: of its compiled scorer, else of scikit-learn."""
+    if (directory / DIRECTORY).is_dir():
+        try:
+            return Scorer.load(directory / DIRECTORY).predict
+        except BrokenScorerError as error:
+            sys.stderr.write(f"the compiled scorer in {directory} is not used ({error}): scikit-learn is\n")
+    import mlflow.sklearn  # noqa: PLC0415 - seconds that a compiled scorer does not need
+
+    model = mlflow.sklearn.load_model(str(directory))
+
+    def predict(rows: Matrix) -> Answers:
+        values, low, high = model.predict_interval(rows)
+        return Answers(values, low, high, None)
+
+    return predict
+
+
+def main() -> None:
+    """Score one file; end with one line and a code other than 0 when that is not possible."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.score", description=__doc__.partition("\n")[0])
+    parser.add_argument("source", type=Path, metavar="IN")
+    parser.add_argument("target", type=Path, metavar="OUT")
+    parser.add_argument("--model", type=Path, help="a model directory instead of the version in the registry")
+    options = parser.parse_args()
+    try:
+        for path in (options.source, options.target):
+            kind_of(path)
+        if options.model is not None:
+            rows = score_file(options.source, options.target, load_predict(options.model), options.model.name)
+        else:
+            rows = _score_by_registry(options.source, options.target)
+    except (TableError, OSError) as error:
+        sys.exit(str(error))
+    sys.stdout.write(f"{rows:,} rows scored into {options.target}\n")
+
+
+def _score_by_registry(source: Path, target: Path) -> int:
+    settings = RegistrySettings()
+    uri, name = settings.mlflow_tracking_uri, settings.model_name
+    try:
+        found = find_alias(uri, name, settings.model_alias)
+    except OSError as error:
+        raise OSError(f"the registry at {uri} does not answer ({error}): start it, or name a --model") from error
+    if found is None:
+        raise OSError(f"the registry at {uri} has no {name}@{settings.model_alias}: train one (make retrain)")
+    version = str(found["version"])
+    with tempfile.TemporaryDirectory() as directory:
+        download_version(uri, name, version, Path(directory))
+        return score_file(source, target, load_predict(Path(directory)), version)
+
+
+if __name__ == "__main__":
+    main()
