@@ -1,0 +1,96 @@
+"""What to do with old rows when the market has changed: ``python -m bench.retraining``, a minute or two of one core.
+
+The market is that of `appliance.simulate`: prices near the sea up by a half. Some test rows come back with their new
+values as labels, the rest ask what was learnt. Each line is a way to train the shipped spatial model on the old rows
+and those labels; the last line of each block is what `pipeline.train` does. The last block is a market that has not
+changed, where the old rows are as good as ever.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.metrics import root_mean_squared_error
+from threadpoolctl import threadpool_limits
+
+from appliance.simulate import RISE, Houses
+from pipeline.conformal import ConformalRegressor
+from pipeline.models import build
+from pipeline.preprocess import split
+from pipeline.price_index import PriceIndex
+from pipeline.schema import FEATURE_NAMES, TARGET
+from pipeline.spatial import OffsetRegressor, SpatialFeatures
+from pipeline.stage import RAW_DATA, load_params
+
+Matrix = npt.NDArray[np.float64]
+
+LABELS = (200, 500, 1000)
+ASKED_FROM = 1500  # the rows from here on ask
+WEIGHTS = (1.0, 0.3, 0.1, 0.03)
+
+
+def weighted(X: Matrix, y: Matrix, batch: npt.NDArray[np.int64], old: float) -> Callable[[Matrix], Matrix]:
+    """Return the predictions of the spatial model whose trees weigh old rows so much; neighbours stay as they are."""
+    model = build("spatial", load_params()["train"]["candidates"]["spatial"], seed=42)
+    spatial, regress = model.named_steps["spatial"], model.named_steps["regress"]
+    assert isinstance(spatial, SpatialFeatures)
+    assert isinstance(regress, OffsetRegressor)
+    features = spatial.fit_transform(X, y)
+    regressor = regress.regressor
+    regressor.fit(features, y - regress.offset(features), sample_weight=np.where(batch == 0, old, 1.0))
+
+    def predict(rows: Matrix) -> Matrix:
+        asked = spatial.transform(rows)
+        return np.asarray(regressor.predict(asked) + regress.offset(asked))
+
+    return predict
+
+
+def compare(houses: Houses, old: pd.DataFrame, values: Matrix, labels: int) -> list[str]:
+    """Return the lines of one block: the error of each way on rows whose labels nobody has."""
+    X_old, y_old = old[list(FEATURE_NAMES)].to_numpy(np.float64), old[TARGET.name].to_numpy(np.float64)
+    X, y = np.concatenate([X_old, houses.features[:labels]]), np.concatenate([y_old, values[:labels]])
+    batch = np.repeat([0, 1], [len(y_old), labels])
+    asked, actual = houses.features[ASKED_FROM:], values[ASKED_FROM:]
+    lines = []
+    for weight in WEIGHTS:
+        error = root_mean_squared_error(actual, weighted(X, y, batch, weight)(asked))
+        lines.append(f"old rows weigh {weight:<4}            {error:.3f}")
+    newest = batch == 1
+    error = root_mean_squared_error(actual, weighted(X[newest], y[newest], batch[newest], 1.0)(asked))
+    lines.append(f"labels only                    {error:.3f}")
+    params = load_params()["train"]
+    candidate = params["candidates"]["spatial"]
+    model = ConformalRegressor(build("spatial", candidate, params["seed"]), params["coverage"])
+    model.fit_calibrated(X, y, index=PriceIndex(candidate["kernel"], **params["price_index"]), batch=batch)
+    predicted, low, high = model.predict_interval(asked)
+    coverage = np.mean((low <= actual) & (actual <= high))
+    error = root_mean_squared_error(actual, predicted)
+    lines.append(f"old values carried by an index {error:.3f}   intervals hold {coverage:.1%} and are "
+                 f"{np.mean(high - low):.2f} wide")  # fmt: skip
+    return lines
+
+
+def main() -> None:
+    """Print a block for each number of labels, then one of a market that has not changed."""
+    fractions = load_params()["preprocess"]
+    parts = split(pd.read_csv(RAW_DATA), fractions["test_fraction"], fractions["validation_fraction"])
+    old, houses = pd.concat([parts["train"], parts["validation"]]), Houses(parts["test"])
+    risen = houses.values * np.where(houses.coastal, RISE, 1.0)
+    with threadpool_limits(1):
+        for title, values, labels in (
+            *((f"prices near the sea up by a half, {labels} labels", risen, labels) for labels in LABELS),
+            ("nothing has changed, 500 labels", houses.values, 500),
+        ):
+            sys.stdout.write(f"{title}: RMSE\n")
+            for line in compare(houses, old, values, labels):
+                sys.stdout.write(f"  {line}\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
