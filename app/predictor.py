@@ -63,6 +63,7 @@ class Predictor:
         self.log = log
         self._metrics = metrics
         self._waiting: list[_Waiting] = []
+        self._at_work = False
         # Batches of files that are worked on at a time: more of them would only slow single rows down.
         self.files = asyncio.Semaphore(2)
 
@@ -70,8 +71,9 @@ class Predictor:
         """Return the prediction of one row.
 
         The rows of all requests that came in together are predicted by one call and logged by one commit, as a
-        model takes hardly longer for sixteen rows than for one. It happens on the event loop, at its next turn: a
-        request never waits for others to come, and a thread would cost more than the model.
+        model takes hardly longer for sixteen rows than for one. It happens on the event loop, at its next turn or
+        when the group before is committed, which it would have to wait for anyway: a request never waits for others
+        to come, and a thread would cost more than the model.
 
         Raises
         ------
@@ -81,7 +83,8 @@ class Predictor:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(features.row(), request_id, loop.create_future())
         self._waiting.append(waiting)
-        if len(self._waiting) == 1:
+        if not self._at_work:
+            self._at_work = True
             loop.call_soon(self._predict_waiting)
         await waiting.done
         assert waiting.answer is not None
@@ -98,17 +101,26 @@ class Predictor:
         )
 
     def _predict_waiting(self) -> None:
-        """Predict and log the rows that are waiting; whatever goes wrong is told to their requests."""
+        """Predict and log the rows that are waiting; the next ones have their turn when these are answered."""
         group, self._waiting = self._waiting, []
+        self._at_work = bool(group)
+        if not group:
+            return
+        group[-1].done.add_done_callback(self._go_on)
         try:
             self._predict_group(self.champion(), group)
-        except Exception as error:
+        except Exception as failure:
             if len(group) == 1:
-                _fail(group[0], error)
+                _fail(group[0], failure)
                 return
             for waiting in group:  # one row may be to blame: each has its own try
-                self._waiting = [waiting]
-                self._predict_waiting()
+                try:
+                    self._predict_group(self.champion(), [waiting])
+                except Exception as error:
+                    _fail(waiting, error)
+
+    def _go_on(self, done: asyncio.Future[None]) -> None:
+        done.get_loop().call_soon(self._predict_waiting)
 
     def _predict_group(self, champion: Champion, group: list[_Waiting]) -> None:
         matrix: Matrix = np.array([waiting.row for waiting in group])
