@@ -113,16 +113,18 @@ def test_the_annotations_are_queries(asked: Appliance, uid: str) -> None:
         answers(asked, annotation["target"]["expr"])
 
 
-def test_a_promotion_is_an_annotation(asked: Appliance) -> None:
-    """The first version appeared after the start, which is a promotion too."""
-    (promotions,) = (
+@pytest.mark.parametrize(
+    ("name", "label", "value"), [("Promotions", "version", "1"), ("Retrainings", "outcome", "promoted")]
+)
+def test_the_first_training_left_its_annotations(asked: Appliance, name: str, label: str, value: str) -> None:
+    (expr,) = (
         annotation["target"]["expr"]
         for annotation in DASHBOARDS["overview"]["annotations"]["list"]
-        if annotation["name"] == "Promotions"
+        if annotation["name"] == name
     )
-    query = urlencode({"query": f"max_over_time(({promotions.replace('$__interval', '10s')})[1h:2s])"})
-    ((series),) = ask(asked.services.prometheus, f"/api/v1/query?{query}")["data"]["result"]
-    assert series["metric"]["version"] == "1"
+    query = urlencode({"query": f"count_over_time(({expr.replace('$__interval', '10s')})[1h:2s])"})
+    series = ask(asked.services.prometheus, f"/api/v1/query?{query}")["data"]["result"]
+    assert {one["metric"][label] for one in series} == {value}
 
 
 def test_prometheus_has_loaded_the_rules_and_none_fails(asked: Appliance) -> None:
