@@ -52,8 +52,9 @@ class Settings(RegistrySettings):
         description="Predictions without a label are deleted from the log after so many days; 0 keeps all. Labelled "
         "ones are always kept",
     )
+    # A check of new predictions takes two seconds of a core; without new ones there is none.
     drift_interval_seconds: float = Field(
-        60, gt=0, allow_inf_nan=False, description="How often the drift monitor looks at the newest predictions"
+        15, gt=0, allow_inf_nan=False, description="How often the drift monitor looks at the newest predictions"
     )
     # On, because it takes labels that somebody sent on purpose, the gate keeps the better model, and at most one
     # training an hour comes of it.
