@@ -75,7 +75,7 @@ def load_policy() -> Policy:
 
 def _open(database: Path) -> sqlite3.Connection:
     if not database.exists():
-        raise NothingToSayError("not enough data: nothing was predicted yet")
+        raise NothingToSayError("nothing was predicted yet")
     return sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=LOCK_TIMEOUT_SECONDS)
 
 

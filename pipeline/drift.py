@@ -153,7 +153,7 @@ def compare(reference: Reference, rows: Matrix, predictions: Matrix, policy: Pol
         ``status`` ("drift", "no drift" or "not enough data"), ``summary`` in words, ``columns`` and ``joint``.
     """
     if len(rows) < policy.least_rows:
-        summary = f"not enough data: {len(rows)} predictions, {policy.least_rows} are needed"
+        summary = f"{len(rows)} predictions, {policy.least_rows} are needed"
         return {"status": "not enough data", "summary": summary, "columns": [], "joint": None}
     samples = dict(zip(FEATURE_NAMES, rows.T, strict=True))
     if len(predictions) >= policy.least_rows:

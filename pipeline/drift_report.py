@@ -81,7 +81,7 @@ def _facts(report: Report) -> list[str]:
             f"live RMSE {live['rmse']:.3f} of the newest {live['labels']} labels, test RMSE {live['test_rmse']:.3f}; "
             f"{live['inside_interval']:.0%} inside their intervals"
         )
-    if "new_labels" in report:
+    if report.get("new_labels"):
         lines.append(f"{report['new_labels']} labels that no training has used")
     monitor = report.get("monitor")
     if monitor:

@@ -99,7 +99,7 @@ class World:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def windows(self, count: int) -> None:
-        wait_until(lambda: self.report()["monitor"].get("windows") == count, 30, f"{count} windows")
+        wait_until(lambda: self.report()["monitor"].get("windows") == count, 60, f"{count} windows")
 
     def drift_lasts(self) -> None:
         """Let three windows in a row show incomes that are far too high."""
@@ -129,7 +129,8 @@ def check(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def test_a_check_by_hand_tells_by_its_exit_code(
     world: World, check: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    assert (check().returncode, check().stdout) == (2, "not enough data: nothing was predicted yet\n")
+    nothing = check()
+    assert (nothing.returncode, nothing.stdout) == (2, "not enough data: nothing was predicted yet\n")
     world.predict(600)
     calm = check()
     assert calm.returncode == 0
@@ -140,25 +141,24 @@ def test_a_check_by_hand_tells_by_its_exit_code(
     assert drift.returncode == 1
     assert (report["status"], report["version"], report["new_labels"]) == ("drift", "1", 10)
     assert report["live"]["labels"] == 10
-    (world.state / "champion" / "v1" / REFERENCE_FILE).unlink()
-    assert "version 1 has no drift_reference.npz" in check().stdout
 
 
 def test_lasting_drift_starts_one_retraining_and_then_it_pauses(world: World) -> None:
     with lock(world.state):  # somebody else retrains
         world.start()
         world.drift_lasts()
-        wait_until(lambda: "tries again later" in (world.state / "console").read_text(), 30, "the refusal")
+        wait_until(lambda: "tries again later" in (world.state / "console").read_text(), 60, "the refusal")
         assert world.history() == []
-    wait_until(world.history, 30, "the retraining")
-    wait_until(lambda: "pause after the last retraining" in world.says(), 30, "the pause")
+    wait_until(world.history, 60, "the retraining")
+    wait_until(lambda: "pause after the last retraining" in world.says(), 60, "the pause")
     world.end(signal.SIGKILL)
     world.start()
-    world.drift_lasts()
-    wait_until(lambda: "pause after the last retraining" in world.says(), 30, "the pause")
+    world.predict(300, factor=1.5)
+    world.windows(1)
+    assert "pause after the last retraining" in world.says()
     (line,) = world.history()
     assert (line["trigger"], line["outcome"]) == ("drift", "failed")
-    assert line["cause"].startswith("drift: prediction up")
+    assert line["cause"].startswith("drift: ")
     assert world.end() == 0
 
 
@@ -180,7 +180,7 @@ def test_a_restart_goes_on_counting_and_off_only_tells(world: World) -> None:
 
 def test_it_is_small_and_runs_no_check_when_nothing_is_new(world: World) -> None:
     world.start()
-    wait_until(lambda: world.report()["status"] == "not enough data", 30, "the first report")
+    wait_until(lambda: world.report()["status"] == "not enough data", 60, "the first report")
     assert world.process is not None
     process = psutil.Process(world.process.pid)
     wait_until(lambda: not process.children(), 10, "the end of the check")
@@ -193,8 +193,12 @@ def test_it_is_small_and_runs_no_check_when_nothing_is_new(world: World) -> None
 def test_a_check_that_fails_is_told_and_tried_again(world: World) -> None:
     world.predict(600)
     pointer = world.state / "champion" / "current.json"
-    pointer.write_text("[1]")
     world.start()
-    wait_until(lambda: "current.json cannot be read" in world.says(), 30, "the problem")
+    for text, problem in (
+        ("[1]", "current.json cannot be read"),
+        ('{"version": "2", "directory": "v2"}', "has no drift_ref"),
+    ):
+        pointer.write_text(text)
+        wait_until(lambda problem=problem: problem in world.says(), 60, problem)  # type: ignore[misc]
     pointer.write_text(json.dumps({"version": "1", "directory": "v1"}))
-    wait_until(lambda: world.report()["status"] == "no drift", 30, "a report")
+    wait_until(lambda: world.report()["status"] == "no drift", 60, "a report")

@@ -106,3 +106,20 @@ def test_phases_come_in_the_order_in_which_they_ended(tmp_path: Path) -> None:
         file.write_text(f"{second}.5\n")
         os.utime(file, (second, second))
     assert list(RunDirectory(tmp_path).phases().items()) == [("train", 0.5), ("register", 1.5)]
+
+
+def test_crashes_of_a_program_without_an_address_are_forgotten_when_it_has_run_for_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = {"processname": "drift-monitor", "pid": str(os.getpid())}
+    for steady in (60.0, -1.0):
+        monkeypatch.setattr("monitoring.watchdog.STEADY", steady)
+        for _ in range(CRASHES - 1 if steady > 0 else 3 * CRASHES):
+            bench.watchdog.handle("PROCESS_STATE_RUNNING", running, "")
+            bench.ends("drift-monitor")
+    assert bench.failed() == ""
+    monkeypatch.setattr("monitoring.watchdog.STEADY", 60.0)
+    for _ in range(CRASHES):
+        bench.watchdog.handle("PROCESS_STATE_RUNNING", running, "")
+        bench.ends("drift-monitor")
+    assert bench.failed().startswith("drift-monitor ended 4 times in a row")
