@@ -83,7 +83,10 @@ case ${1:-} in
         ;;
     prometheus)
         binary=$(command -v prometheus) || exit $MISSING
-        sed "s|API_PORT|$API_PORT|; s|PROMETHEUS_PORT|$PROMETHEUS_PORT|" \
+        # In Compose, API_HOST is a name with an address for each copy of the service.
+        api="static_configs: [{targets: ['127.0.0.1:$API_PORT']}]"
+        [ -z "${API_HOST:-}" ] || api="dns_sd_configs: [{names: ['$API_HOST'], type: A, port: $API_PORT}]"
+        sed "s|API_TARGETS|$api|; s|PROMETHEUS_PORT|$PROMETHEUS_PORT|" \
             monitoring/prometheus/prometheus.yml >"$STATE_DIR/run/prometheus.yml"
         cp monitoring/prometheus/rules.yml "$STATE_DIR/run/rules.yml"
         cd "$STATE_DIR/run"  # rule_files are patterns with the directory of the file before them, which may hold a [
@@ -102,7 +105,7 @@ case ${1:-} in
             GF_SECURITY_ADMIN_PASSWORD=$(<"$STATE_DIR/grafana/admin-password")
             export GF_SECURITY_ADMIN_PASSWORD
         fi
-        export PROMETHEUS_URL=http://127.0.0.1:$PROMETHEUS_PORT DASHBOARDS=$ROOT/monitoring/grafana/dashboards
+        export PROMETHEUS_URL=${PROMETHEUS_URL:-http://127.0.0.1:$PROMETHEUS_PORT} DASHBOARDS=$ROOT/monitoring/grafana/dashboards
         exec "$binary" server --homepath "$home"
         ;;
     *)

@@ -29,7 +29,6 @@ def server_environment() -> dict[str, str]:
         names.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
         names.SERVE_ARTIFACTS_ENV_VAR: "true",
         names.ARTIFACTS_DESTINATION_ENV_VAR: "./artifacts",
-        "MLFLOW_SERVER_ALLOWED_HOSTS": "*",  # appliance.hosts decides
     }
 
 
@@ -37,6 +36,7 @@ def main() -> None:
     """Serve until a signal."""
     settings = load_settings()
     os.chdir(settings.state_dir / "mlflow")
+    os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"  # appliance.hosts decides; MLflow reads it when it is imported
     os.environ.update(server_environment())
     # Which WSGI bridge MLflow uses is between it and Starlette.
     warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")

@@ -143,9 +143,11 @@ def test_twenty_kills_leave_no_zombie_and_no_orphan(trained: Container) -> None:
     supervised = {"mlflow", "api", "prometheus"}
     for cycle in range(20):
         program = sorted(supervised)[cycle % 3]
-        before = trained.pids(program)
-        trained.kill_program(program)
         deadline = time.monotonic() + 15
+        while not (before := trained.pids(program)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        trained.kill_program(program)
         while not (set(trained.pids(program)) - set(before)):
             assert time.monotonic() < deadline
             time.sleep(0.2)
