@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 from app.settings import load_settings
-from pipeline.drift import REFERENCE_FILE, Matrix, Policy, Reference, compare
+from pipeline.drift import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error
 from pipeline.drift_report import as_text
 from pipeline.schema import FEATURE_NAMES
 
@@ -59,7 +59,8 @@ def check(state_dir: Path, policy: Policy) -> dict[str, Any]:
             report["new_labels"] = _new_labels(connection)
             version, reference = _reference(state_dir / "champion")
             report["version"] = version
-            report["live"] = _live(connection, version, reference.test_rmse)
+            errors, inside = _newest_errors(connection, version)
+            report["live"] = live_error(errors, reference.test_rmse, policy) | {"inside_interval": inside}
     except (NothingToSayError, sqlite3.Error) as problem:
         summary = str(problem) if isinstance(problem, NothingToSayError) else f"{database}: {problem}"
         return report | {"status": "not enough data", "summary": summary, "columns": [], "joint": None}
@@ -100,22 +101,17 @@ def _new_labels(connection: sqlite3.Connection) -> int:
     return int(count)
 
 
-def _live(connection: sqlite3.Connection, version: str, test_rmse: float) -> dict[str, Any]:
-    """Return what the newest labels say of the version, and the error that it promised."""
+def _newest_errors(connection: sqlite3.Connection, version: str) -> tuple[Matrix, float | None]:
+    """Return the errors of the version's newest labelled predictions, and the share inside their intervals."""
     query = """
         SELECT prediction - actual_value, low <= actual_value AND actual_value <= high
         FROM (SELECT prediction_id, actual_value, id AS label_id FROM feedback ORDER BY id DESC LIMIT ?)
         JOIN predictions USING (prediction_id) WHERE model_version = ? ORDER BY label_id DESC LIMIT ?"""
     rows = connection.execute(query, (10 * NEWEST_LABELS, version, NEWEST_LABELS)).fetchall()
-    live: dict[str, Any] = {"labels": len(rows), "test_rmse": test_rmse}
-    if rows:
-        errors, inside = np.array(rows, dtype=np.float64).T
-        live |= {
-            "rmse": float(np.sqrt(np.mean(errors**2))),
-            "mae": float(np.mean(np.abs(errors))),
-            "inside_interval": float(np.mean(inside)),
-        }
-    return live
+    if not rows:
+        return np.empty(0), None
+    errors, inside = np.array(rows, dtype=np.float64).T
+    return errors, float(inside.mean())
 
 
 def _reference(champion: Path) -> tuple[str, Reference]:

@@ -117,12 +117,10 @@ def _count(state: State, report: Mapping[str, Any]) -> State:
 
 def _reasons(report: Mapping[str, Any]) -> list[str]:
     """Return why one would retrain, in words; nothing when there is no reason."""
-    policy, live = report.get("policy"), report.get("live")
+    live = report.get("live")
     reasons = [f"drift: {report['summary']}"] if report["status"] == "drift" else []
-    if policy and live and live["labels"] >= policy["live_labels"]:
-        limit = live["test_rmse"] * (1 + policy["live_margin"])
-        if live["rmse"] > limit:
-            reasons.append(f"live RMSE {live['rmse']:.3f} of {live['labels']} labels above {limit:.3f}")
+    if live and live["worse"]:
+        reasons.append(f"live RMSE {live['rmse']:.3f} of {live['labels']} labels above {live['limit']:.3f}")
     return reasons
 
 

@@ -175,6 +175,28 @@ def compare(reference: Reference, rows: Matrix, predictions: Matrix, policy: Pol
     }
 
 
+def live_error(errors: Matrix, test_rmse: float, policy: Policy) -> dict[str, Any]:
+    """Return what the newest labels say, their errors of shape (n,), against the error that was promised.
+
+    Returns
+    -------
+    dict
+        ``worse``: there are enough labels, their RMSE is above ``limit``, and their mean squared error differs from
+        the promised one by more than chance. A few large errors alone reach the limit in one window of a hundred.
+    """
+    squares = errors**2
+    limit = test_rmse * (1 + policy.live_margin)
+    live: dict[str, Any] = {"labels": len(errors), "test_rmse": test_rmse, "limit": limit, "worse": False}
+    if len(errors):
+        deviation = float(np.std(squares)) / len(errors) ** 0.5
+        excess = float(np.mean(squares)) - test_rmse**2
+        p_value = float(norm.sf(excess / deviation)) if deviation else float(excess <= 0)
+        rmse = float(np.sqrt(np.mean(squares)))
+        live |= {"rmse": rmse, "mae": float(np.mean(np.abs(errors))), "p_value": p_value}
+        live["worse"] = bool(len(errors) >= policy.live_labels and rmse > limit and p_value < policy.alpha)
+    return live
+
+
 def ks_test(reference: Matrix, count: float, sample: Matrix) -> tuple[float, float]:
     """Return the Kolmogorov-Smirnov distance and its p-value.
 

@@ -81,6 +81,22 @@ def test_the_stability_index_of_a_known_example() -> None:
     assert drift.stability_index(reference, 1000, reference) == 0
 
 
+def test_a_live_error_is_worse_when_it_is_large_and_no_chance() -> None:
+    rng = np.random.default_rng(0)
+    errors = rng.normal(size=400)
+    promised = float(np.sqrt(np.mean(errors**2)))
+    assert not drift.live_error(errors, promised, POLICY)["worse"]
+    assert drift.live_error(1.5 * errors, promised, POLICY)["worse"]
+    assert not drift.live_error(1.2 * errors, promised, POLICY)["worse"]  # below the margin
+    assert not drift.live_error(1.5 * errors[:199], promised, POLICY)["worse"]  # too few labels
+    outlier = np.append(errors, 20 * promised)  # one row makes the RMSE large, and is no evidence
+    live = drift.live_error(outlier, promised, POLICY)
+    assert live["rmse"] > live["limit"]
+    assert not live["worse"]
+    assert drift.live_error(np.full(300, 2.0), 1.0, POLICY)["worse"]
+    assert not drift.live_error(np.empty(0), 1.0, POLICY)["worse"]
+
+
 def test_holm_of_a_known_example() -> None:
     assert drift.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert drift.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
