@@ -69,6 +69,22 @@ def registration(project: Project) -> dict[str, Any]:
     return report
 
 
+def kill_all(state: Path) -> None:
+    """Kill every process that works for this state, those included that are only just starting."""
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("STATE_DIR") == str(state):
+                    process.kill()
+                    found.append(process)
+            except psutil.Error:
+                continue
+        if not found:
+            return
+        psutil.wait_procs(found, timeout=10)
+
+
 def serves(project: Project) -> str:
     version = MlflowClient(project.uri, project.uri).get_model_version_by_alias(project.model, "Production")
     return str(version.version)
@@ -149,11 +165,9 @@ def test_killed_at_any_moment_the_champion_serves_and_the_next_retraining_works(
     for moment in killed:
         process = serving.start("retrain")
         wait_for_line(process, moment)
-        children = psutil.Process(process.pid).children(recursive=True)
-        for victim in (psutil.Process(process.pid), *children):
-            victim.kill()
+        process.kill()
+        kill_all(serving.state)
         process.communicate(timeout=20)
-        psutil.wait_procs(children, timeout=10)
         assert serves(serving) == "1"
     serving.retrain()
     assert registration(serving)["gate"] == "promoted"
