@@ -147,7 +147,7 @@ def check_table(file: BinaryIO, kind: Kind) -> int:
 
 def features_of(batch: pa.RecordBatch) -> Matrix:
     """Return the features of a batch, shape (n, 8), in the order of the schema."""
-    return np.column_stack([batch.column(name).to_numpy() for name in FEATURE_NAMES])
+    return np.column_stack([_numbers_of(batch.column(name)) for name in FEATURE_NAMES])
 
 
 class TableWriter:
@@ -174,9 +174,9 @@ class TableWriter:
     def write(self, batch: pa.RecordBatch, answers: Answers, model_version: str, prediction_ids: list[str]) -> None:
         """Write a batch."""
         added = [
-            *(pa.array(numbers) for numbers in answers[:3]),
-            pa.array([model_version] * batch.num_rows),
-            pa.array(prediction_ids),
+            *(_number_array(numbers) for numbers in answers[:3]),
+            _text_array([model_version] * batch.num_rows),
+            _text_array(prediction_ids),
         ]
         self._writer.write_batch(pa.record_batch([*batch.columns, *added], schema=self._schema))
 
@@ -255,10 +255,10 @@ def _as_numbers(values: pa.Array, column: Column, done: int) -> tuple[pa.Array, 
     else:
         values = pc.cast(values, pa.float64(), safe=False)
     missing = _as_bool(values.is_null()) & ~not_numbers
-    numbers = values.fill_null(column.minimum).to_numpy(zero_copy_only=False)
+    numbers = np.where(missing | not_numbers, np.nan, _numbers_of(values))
     checks = (
         (missing, "a value is missing"),
-        (not_numbers | ~np.isfinite(numbers), "a finite number is needed"),
+        (~missing & ~np.isfinite(numbers), "a finite number is needed"),
         (np.isfinite(numbers) & (numbers < column.minimum), f"the least possible is {column.minimum:g}"),
         (np.isfinite(numbers) & (numbers > column.maximum), f"the greatest possible is {column.maximum:g}"),
     )
@@ -270,9 +270,25 @@ def _as_numbers(values: pa.Array, column: Column, done: int) -> tuple[pa.Array, 
     return values, problems
 
 
+# pa.array and Array.to_numpy would import pandas, half a second and 50 MB, to see whether it has something to do.
+def _number_array(values: Matrix) -> pa.Array:
+    return pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _text_array(values: list[str]) -> pa.Array:
+    ends = np.cumsum([0, *(len(text.encode()) for text in values)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer("".join(values).encode())]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
+def _numbers_of(values: pa.Array) -> Matrix:
+    """Return a float64 column; anything may stand where it has no value."""
+    return np.frombuffer(values.buffers()[1], np.float64, len(values), values.offset * 8)
+
+
 def _as_bool(values: pa.Array) -> npt.NDArray[np.bool_]:
-    flags: npt.NDArray[np.bool_] = values.fill_null(False).to_numpy(zero_copy_only=False)
-    return flags
+    octets = pc.cast(values, pa.uint8())
+    return np.frombuffer(octets.buffers()[1], np.bool_, len(octets), octets.offset)
 
 
 def _unreadable(error: Exception, kind: Kind) -> Problem:
