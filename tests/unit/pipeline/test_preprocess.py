@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,7 +87,7 @@ def test_the_hash_is_the_same_on_every_machine_and_version() -> None:
     assert place_in_split(row) == pytest.approx(0.4827283425392491, abs=1e-15)
 
 
-GATE = {"validation_fraction": 0.2, "gate_fraction": 0.3, "gate_rows": 20}
+GATE: dict[str, Any] = {"validation_fraction": 0.2, "gate_fraction": 0.3, "gate_rows": 20}
 
 
 def labelled(frame: pd.DataFrame, *batches: int) -> pd.DataFrame:
