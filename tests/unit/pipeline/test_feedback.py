@@ -77,7 +77,7 @@ def test_every_label_becomes_a_row_of_one_batch(database: Path, tmp_path: Path) 
         ["p2", 1, 4.0, 102.0, 1002.0],
         ["p3", 2, 5.0, 103.0, 1003.0],
     ]
-    assert rows.loc[2, list(FEATURE_NAMES)].tolist() == [column.example + 3 for column in FEATURES]
+    assert rows[list(FEATURE_NAMES)].to_numpy()[2].tolist() == [column.example + 3 for column in FEATURES]
     assert marks(database) == {"p1": first.name, "p2": first.name, "p3": second.name}
 
 
