@@ -236,10 +236,12 @@ class Connection:
 
 
 class Watcher:
-    """Tells what the drift monitor and the registry do, as the service shows it."""
+    """Tells what the drift monitor, the registry and Prometheus' alerts do, as the service and Prometheus show it."""
 
-    def __init__(self, port: int, story: Story) -> None:
+    def __init__(self, port: int, prometheus_port: int, story: Story) -> None:
         self._connection = Connection(port)
+        self._prometheus = Connection(prometheus_port)
+        self._alerts: set[str] = set()
         self._story = story
         self._said = ""
         self.first = self.version = self._serving()
@@ -256,6 +258,7 @@ class Watcher:
             return
         if status == 200:
             self._tell(report)
+        self._tell_alerts()
         if version != self.version:
             self._story.tell(
                 f"version {version} was promoted by the gate and serves, after {self.version}", "promotion"
@@ -278,6 +281,16 @@ class Watcher:
                 "a retraining runs, started by the drift monitor" if self.retraining else "the retraining has ended"
             )
             self._story.tell(text, "retraining" if self.retraining else "")
+
+    def _tell_alerts(self) -> None:
+        try:
+            _, answer = self._prometheus.get("/api/v1/alerts")
+        except (OSError, http.client.HTTPException, ValueError):
+            return  # an appliance may do without Prometheus
+        firing = {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
+        for name in sorted(firing - self._alerts):
+            self._story.tell(f"alert: {name}", name)
+        self._alerts |= firing
 
     def _serving(self) -> str:
         status, model = self._connection.get("/model")
@@ -395,7 +408,7 @@ def run(settings: Settings, scenario: str) -> int:
     """Tell one scenario, and return the exit code."""
     houses, story = Houses(_held_back()), Story()
     try:
-        watcher = Watcher(settings.api_port, story)
+        watcher = Watcher(settings.api_port, settings.prometheus_port, story)
     except (OSError, http.client.HTTPException, ValueError) as error:
         sys.stderr.write(f"the service does not answer on port {settings.api_port} ({error}); make up starts it\n")
         return 1
