@@ -50,6 +50,12 @@ test: $(VENV)/.development .runtime/mlflow.db  ## run all tests: real servers on
 test-unit: $(VENV)/.development  ## run the fast part of the tests
 	@$(PYTHON) -m pytest tests/unit
 
+bench: $(VENV)/.development  ## measure the service beside mlflow models serve and others, some four minutes
+	@./entrypoint.sh python -m bench.serving
+
+bench-quality: $(VENV)/.development  ## measure the models under the published protocol (SEEDS="7 8" adds more)
+	@$(PYTHON) -m bench.quality $(SEEDS)
+
 lint: $(VENV)/.development  ## check style and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
@@ -68,7 +74,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-unit lint dashboards lock clean
+.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-unit bench bench-quality lint dashboards lock clean
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):
