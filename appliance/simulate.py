@@ -350,8 +350,8 @@ def drift(story: Story, traffic: Traffic, watcher: Watcher) -> list[str]:
     _watch(story, watcher, _at(story, story.seconds() + AFTERWARDS_SECONDS))
     after, inside, count = story.live(watcher.version, new_from)
     story.tell(
-        f"live RMSE {before:.3f} before, {after:.3f} after: {after / before:.2f} of it, in houses not asked about before; its intervals hold "
-        f"{inside:.0%} of {count} labels"
+        f"live RMSE {before:.3f} before, {after:.3f} after: {after / before:.2f} of it, in houses nobody asked "
+        f"about before; its intervals hold {inside:.0%} of {count} labels"
     )
     return [] if after <= GOAL * before else [f"the live RMSE fell to {after / before:.2f} only; {GOAL} is the goal"]
 
