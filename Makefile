@@ -53,7 +53,7 @@ test-unit: $(VENV)/.development  ## run the fast part of the tests
 bench: $(VENV)/.development  ## measure the service beside mlflow models serve and others, some four minutes
 	@./entrypoint.sh python -m bench.serving
 
-bench-quality: $(VENV)/.development  ## measure the models under the published protocol (SEEDS="7 8" adds more)
+bench-quality: $(VENV)/.development  ## measure the models under the published protocol (SEEDS="7 8" chooses others)
 	@$(PYTHON) -m bench.quality $(SEEDS)
 
 lint: $(VENV)/.development  ## check style and types

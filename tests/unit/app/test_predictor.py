@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from prometheus_client import CollectorRegistry
 
 from app.champion import DummyKeeper, Matrix
@@ -67,3 +70,39 @@ def test_a_row_that_the_model_fails_on_fails_alone() -> None:
     assert isinstance(first, Prediction)
     assert isinstance(second, ArithmeticError)
     assert isinstance(third, Prediction)
+
+
+def test_rows_that_come_during_a_commit_are_the_next_group(tmp_path: Path) -> None:
+    keeper = DummyKeeper()
+    assert keeper.current is not None
+    calls: list[int] = []
+    predict = keeper.current.predict
+
+    def counted(rows: Matrix) -> Answers:
+        calls.append(len(rows))
+        return predict(rows)
+
+    keeper.current = replace(keeper.current, predict=counted)
+    log = PredictionLog(tmp_path / "predictions.db")
+    log.start()
+    predictor = Predictor(keeper, log, Metrics(CollectorRegistry()))
+
+    async def three() -> None:
+        def ask_for(income: float) -> asyncio.Task[Prediction]:
+            return asyncio.create_task(predictor.one(HouseFeatures(**EXAMPLE | {"MedInc": income}), "request", {}))
+
+        with closing(sqlite3.connect(log.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # the first commit has to wait
+            first = ask_for(1.0)
+            while not calls:
+                await asyncio.sleep(0)
+            later = [ask_for(2.0), ask_for(3.0)]
+            await asyncio.sleep(0.1)
+            assert calls == [1]
+            other.execute("ROLLBACK")
+        answers = await asyncio.gather(first, *later)
+        assert [answer.predicted_median_house_value for answer in answers] == pytest.approx([0.4, 0.8, 1.2])
+
+    asyncio.run(three())
+    log.stop()
+    assert calls == [1, 2]

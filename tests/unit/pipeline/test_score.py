@@ -1,0 +1,77 @@
+"""Files scored from the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.compiler import write_scorer
+from pipeline.conformal import ConformalRegressor
+from pipeline.schema import FEATURE_NAMES
+from pipeline.score import load_predict, score_file
+from pipeline.scorer import DIRECTORY
+from pipeline.tables import OUTPUT_COLUMNS, TableError
+from tests.unit.pipeline.test_scorer import spatial
+from tests.unit.pipeline.test_spatial import town
+
+
+@pytest.fixture(scope="module")
+def model() -> ConformalRegressor:
+    return ConformalRegressor(spatial()).fit(*town(500)).calibrate(*town(300, seed=1))
+
+
+@pytest.fixture
+def directory(model: ConformalRegressor, tmp_path: Path) -> Path:
+    write_scorer(model, town(5)[0], tmp_path / "model" / DIRECTORY)
+    return tmp_path / "model"
+
+
+def frame(count: int) -> pd.DataFrame:
+    return pd.DataFrame(town(count, seed=2)[0], columns=list(FEATURE_NAMES)).assign(key=range(count))
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.score", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment or None)
+
+
+def test_a_file_is_scored_by_a_model_directory(model: ConformalRegressor, directory: Path, tmp_path: Path) -> None:
+    rows = frame(6000)
+    rows.to_csv(tmp_path / "in.csv", index=False)
+    done = run(tmp_path / "in.csv", tmp_path / "out.parquet", "--model", directory)
+    assert done.returncode == 0, done.stderr
+    assert "6,000 rows scored" in done.stdout
+    assert "100%" in done.stderr
+    result = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(result.columns) == [*rows.columns, *OUTPUT_COLUMNS]
+    expected = np.stack(model.predict_interval(rows[list(FEATURE_NAMES)]), axis=1)
+    np.testing.assert_allclose(result[["predicted_median_house_value", "low", "high"]], expected, atol=1e-6)
+    assert result["prediction_id"].is_unique
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "model", "out.parquet"]
+
+
+def test_a_wrong_row_is_named_and_nothing_is_written(directory: Path, tmp_path: Path) -> None:
+    rows = frame(5000)
+    rows.loc[4711, "Latitude"] = 91.0
+    rows.to_parquet(tmp_path / "in.parquet")
+    with pytest.raises(TableError, match="row 4712, column Latitude: the greatest possible is 90"):
+        score_file(tmp_path / "in.parquet", tmp_path / "out.csv", load_predict(directory), "1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "model"]
+
+
+def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("x")
+    nowhere = {"PATH": "/usr/bin", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    for arguments, message in (
+        (("in.txt", "out.csv"), "in.txt: the name must end in .csv or .parquet"),
+        ((tmp_path / "in.csv", tmp_path / "out.csv"), "the registry at http://127.0.0.1:9 does not answer"),
+    ):
+        done = run(*arguments, **nowhere)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
