@@ -22,7 +22,7 @@ from pipeline.preprocess import split
 from pipeline.schema import FEATURE_NAMES, TARGET
 from pipeline.spatial import KERNEL_NAMES
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 class Shipped(NamedTuple):
