@@ -155,14 +155,11 @@ def test_a_version_trained_on_shuffled_labels_does_not_take_the_alias(serving: P
     assert version.tags["gate"] == "rejected"
 
 
-@pytest.mark.parametrize("killed", [("new labels: ",), ("Running stage 'train'", "are on the server already")])
-def test_killed_at_any_moment_the_champion_serves_and_the_next_retraining_works(
-    serving: Project, killed: tuple[str, ...]
-) -> None:
+def test_killed_at_any_moment_the_champion_serves_and_the_next_retraining_works(serving: Project) -> None:
     risen = held_back(serving).head(300)
     risen[TARGET.name] *= 1.5
     label(serving, risen, 1000)
-    for moment in killed:
+    for moment in ("new labels: ", "Running stage 'train'", "are on the server already"):
         process = serving.start("retrain")
         wait_for_line(process, moment)
         process.kill()

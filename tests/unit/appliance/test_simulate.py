@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from appliance.simulate import RISE, Answer, Houses, Story
+from pipeline.schema import FEATURES, TARGET
+
+PLACES = {"San Francisco": (37.77, -122.45), "Los Angeles": (34.0, -118.4), "Fresno": (36.75, -119.77)}
+
+
+@pytest.fixture
+def houses() -> Houses:
+    """Return forty houses in each of three towns, each of another income."""
+    rows = [
+        {column.name: column.example for column in FEATURES}
+        | {"MedInc": 1 + number / 10, "Latitude": north, "Longitude": east, TARGET.name: 2.0}
+        for number in range(40)
+        for north, east in PLACES.values()
+    ]
+    return Houses(pd.DataFrame(rows))
+
+
+def test_prices_rise_by_the_sea_only(houses: Houses) -> None:
+    asked = [houses.next(changed=True) for _ in range(200)]
+    values = {(features[6], features[7]): value for features, value in asked}
+    assert values == {
+        PLACES["San Francisco"]: 2.0 * RISE, PLACES["Los Angeles"]: 2.0 * RISE, PLACES["Fresno"]: 2.0,
+    }  # fmt: skip
+    assert sum(features[6] == PLACES["Los Angeles"][0] for features, _ in asked) > 110
+    assert {value for _, value in (houses.next(changed=False) for _ in range(50))} == {2.0}
+
+
+def test_after_the_promotion_only_new_rows_are_asked_about(houses: Houses) -> None:
+    before = {tuple(houses.next(changed=changed)[0]) for changed in [True, False] * 200}
+    houses.only_new()
+    after = {tuple(houses.next(changed=changed)[0]) for changed in [True, False] * 200}
+    assert len(after) == 30
+    assert not before & after
+
+
+def test_the_live_error_is_of_one_version_since_a_moment() -> None:
+    story = Story(answers=[Answer(1.0, "1", 3.0, True), Answer(2.0, "1", 4.0, False), Answer(3.0, "2", 9.0, True)])
+    assert story.live("1") == pytest.approx((math.sqrt(12.5), 0.5, 2))
+    assert story.live("1", since=1.5) == pytest.approx((4.0, 0.0, 1))
+    assert math.isnan(story.live("3")[0])
