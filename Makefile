@@ -8,10 +8,12 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 UV := $(VENV)/uv/bin/uv
 UV_VERSION := 0.13.9
+# Debian's client where there is one: others may lack BuildKit.
+DOCKER := $(firstword $(wildcard /usr/bin/docker) docker)
 CONTROL := ./entrypoint.sh python -m appliance.control
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dependencies .runtime/mlflow.db  ## install everything into .venv and .runtime, nothing outside
 	@$(PYTHON) -m appliance.runtime --retry
@@ -56,6 +58,16 @@ bench: $(VENV)/.development  ## measure the service beside mlflow models serve a
 bench-quality: $(VENV)/.development  ## measure the models under the published protocol (SEEDS="7 8" chooses others)
 	@$(PYTHON) -m bench.quality $(SEEDS)
 
+image:  ## build the image house-prices
+	@DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg GIT_COMMIT="$$(git rev-parse HEAD 2>/dev/null)" --tag house-prices .
+
+run: image  ## build the image and run the whole appliance in one container, Ctrl-C stops it
+	@$(DOCKER) run --rm --interactive --name house-prices --volume house-prices:/data \
+	    -p 8000:8000 -p 5002:5002 -p 9090:9090 -p 3000:3000 house-prices
+
+test-image: $(VENV)/.development  ## build the image and test real containers of it
+	@$(PYTHON) -m pytest tests/image
+
 lint: $(VENV)/.development  ## check style and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
@@ -74,7 +86,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-unit bench bench-quality lint dashboards lock clean
+.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-unit bench bench-quality image run test-image lint dashboards lock clean
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):
