@@ -3,9 +3,9 @@
 Old and new rows may disagree: the market has moved, and neighbours' values of 1990 say nothing of the level of now.
 `python -m bench.retraining` compares what can be done about it. With prices near the sea up by a half and 500 labels,
 the RMSE is 1.08 with all rows as they are and 1.00 with old rows that weigh a thirtieth, as the few new ones do not
-cover the state. It is 0.75 with the labels alone: without what is still true of old rows, that a view, a larger house,
-a richer street cost more. Carried forward by an index learnt from the labels, they keep it: 0.59. In a market that has
-not changed nothing is lost, 0.361 each way.
+cover the state. It is 0.75 with the labels alone: without what is still true of old rows, that a view, a larger
+house, a richer street cost more. Carried forward by an index learnt from the labels, they keep it: 0.59. In a market
+that has not changed nothing is lost, 0.361 each way.
 """
 
 from __future__ import annotations
