@@ -26,9 +26,7 @@ def settings_table() -> str:
 def commands_table() -> str:
     help_text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rows = ["| command | what it does |", "|---|---|"]
-    for line in help_text.splitlines():
-        if found := re.match(r"\s+(make \S+)\s+(.*)", line):
-            rows.append(f"| `{found[1]}` | {found[2]} |")
+    rows += [f"| `{command}` | {text} |" for command, text in re.findall(r"^ +(make \S+) +(.*)$", help_text, re.MULTILINE)]
     return "\n".join(rows)
 
 
