@@ -26,7 +26,8 @@ def settings_table() -> str:
 def commands_table() -> str:
     help_text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rows = ["| command | what it does |", "|---|---|"]
-    rows += [f"| `{command}` | {text} |" for command, text in re.findall(r"^ +(make \S+) +(.*)$", help_text, re.MULTILINE)]
+    commands = re.findall(r"^ +(make \S+) +(.*)$", help_text, re.MULTILINE)
+    rows += [f"| `{command}` | {text} |" for command, text in commands]
     return "\n".join(rows)
 
 
