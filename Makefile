@@ -47,10 +47,10 @@ simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=d
 	@./entrypoint.sh python -m appliance.simulate $(SCENARIO)
 
 test: $(VENV)/.development .runtime/mlflow.db  ## run all tests: real servers on free ports, state in temporary directories
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup
 
 test-unit: $(VENV)/.development  ## run the fast part of the tests
-	@$(PYTHON) -m pytest tests/unit
+	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup tests/unit
 
 bench: $(VENV)/.development  ## measure the service beside mlflow models serve and others, some four minutes
 	@./entrypoint.sh python -m bench.serving

@@ -150,7 +150,7 @@ def read(file: Path) -> str:
 
 def say(text: str) -> None:
     """Write one line about the appliance."""
-    sys.stdout.write(f"appliance  | {text}\n")
+    sys.stdout.write(f"appliance     | {text}\n")
     sys.stdout.flush()
 
 

@@ -191,7 +191,7 @@ def upgrade_database(database: Path, template: Path) -> None:
     if upgrade.returncode or revision(database) != wanted:
         last = (upgrade.stderr.strip() or "no message").splitlines()[-1]
         raise RefusedError(f"{database} could not be migrated from {found} to {wanted} ({last}); backup: {backup}")
-    sys.stdout.write(f"appliance  | MLflow database migrated from schema {found} to {wanted}; backup: {backup}\n")
+    sys.stdout.write(f"appliance     | MLflow database migrated from schema {found} to {wanted}; backup: {backup}\n")
 
 
 def revision(database: Path) -> str:

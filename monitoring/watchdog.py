@@ -32,7 +32,7 @@ STEADY = 60.0  # seconds; what has no address is healthy when it has run for so 
 INTERVAL = 2.0  # seconds between two measurements
 STARTING_INTERVAL = 0.3  # until ready
 FAILURES = 2  # measurements in a row until a service counts as down: one may be a moment of load
-NAME_WIDTH = 10
+NAME_WIDTH = 13
 
 
 class Console:

@@ -1,6 +1,6 @@
 """The types that a model file may hold beside those that skops trusts by itself: a fixed list, read by people.
 
-``tests/unit/pipeline/test_trusted.py`` holds that no candidate needs more.
+``tests/unit/pipeline/test_models.py`` holds that no candidate needs more.
 """
 
 from __future__ import annotations

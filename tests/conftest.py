@@ -6,6 +6,7 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,14 +15,40 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Tests that share what is slow to make, a trained appliance or a registry, run one after the other in one process;
+# the two longest groups begin first, so that two cores end at about the same time.
+GROUPS = {
+    "integration/appliance": "appliance",
+    "integration/monitoring": "appliance",
+    "integration/pipeline": "pipeline",
+    "integration/service": "service",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests `pytest -n` must keep together."""
+    order = [*dict.fromkeys(GROUPS.values())]
+
+    def group(item: pytest.Item) -> str:
+        file = item.path.relative_to(Path(__file__).parent)
+        return GROUPS.get(file.parent.as_posix(), file.as_posix())
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: order.index(group(item)) if group(item) in order else len(order))
+
+
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Return a function that gives a port nobody listens on, never the same one twice.
 
     Below the range from which the kernel takes the ports of outgoing connections: one of those could be gone again
-    before the server under test opens it.
+    before the server under test opens it. Test processes side by side (``PYTEST_XDIST_WORKER``: gw0, gw1) have
+    ranges of their own.
     """
-    candidates = iter(random.sample(range(12_000, 32_000), 20_000))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + worker % 4 * 5_000
+    candidates = iter(random.sample(range(first, first + 5_000), 5_000))
 
     def find() -> int:
         for port in candidates:

@@ -16,7 +16,7 @@ from pipeline.schema import FEATURES
 from tests.image.conftest import FirstStart
 from tests.image.docker import HARDENED, Container, docker
 
-SERVICES = ("api", "mlflow", "prometheus", "grafana", "bootstrap", "appliance")
+SERVICES = ("api", "mlflow", "prometheus", "grafana", "bootstrap", "drift-monitor", "appliance")
 
 
 def test_ready_within_a_minute_without_any_network_on_a_read_only_root(first_start: FirstStart) -> None:

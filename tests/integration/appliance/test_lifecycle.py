@@ -52,7 +52,7 @@ def test_the_first_start_trains_and_says_how_long_each_phase_took(
         sys.stdout.write(f"\nfirst start: {found.group(0)}\n")
     assert {"prepare", "train", "register", "mlflow", "api"} <= {part.split()[0] for part in found[2].split(", ")}
     assert float(found[1]) < 120  # twice what is promised on two free cores
-    assert "appliance  | " in printed
+    assert "appliance     | " in printed
     assert "custom_rmse" in printed
 
 
@@ -60,7 +60,9 @@ def test_the_console_of_a_clean_start_names_a_service_in_every_line(first_start:
     lines = first_start[0].console().splitlines()
     assert lines
     assert [
-        line for line in lines if not re.match(r"(appliance|mlflow|bootstrap|api|prometheus|grafana) +\| ", line)
+        line
+        for line in lines
+        if not re.match(r"(appliance|mlflow|bootstrap|api|drift-monitor|prometheus|grafana) +\| ", line)
     ] == []
     assert [line for line in lines if re.search(r"ERROR|CRITICAL|Traceback", line)] == []
 
@@ -199,7 +201,9 @@ def test_a_database_of_an_older_mlflow_is_backed_up_and_migrated(
     assert revision(older) == revision(template)
     (backup,) = tmp_path.glob("mlflow-*.db")
     assert revision(backup) == before
-    line = f"appliance  | MLflow database migrated from schema {before} to {revision(template)}; backup: {backup}\n"
+    line = (
+        f"appliance     | MLflow database migrated from schema {before} to {revision(template)}; backup: {backup}\n"
+    )
     assert capsys.readouterr().out == line
 
 

@@ -48,10 +48,10 @@ def test_lines_carry_the_program_and_are_never_torn(bench: Bench) -> None:
     bench.says("api", "o\nlast")
     bench.ends("api", expected=True)
     assert bench.written.getvalue().splitlines() == [
-        "api        | one",
-        "mlflow     | other",
-        "api        | two",
-        "api        | last",
+        "api           | one",
+        "mlflow        | other",
+        "api           | two",
+        "api           | last",
     ]
 
 

@@ -16,7 +16,7 @@ from pipeline.schema import FEATURE_NAMES
 from pipeline.score import load_predict, score_file
 from pipeline.scorer import DIRECTORY
 from pipeline.tables import OUTPUT_COLUMNS, TableError
-from tests.unit.pipeline.test_scorer import spatial
+from tests.model.test_scorer import spatial
 from tests.unit.pipeline.test_spatial import town
 
 
