@@ -21,6 +21,7 @@ GROUPS = {
     "integration/appliance": "appliance",
     "integration/monitoring": "appliance",
     "integration/pipeline": "pipeline",
+    "integration/pipeline/test_labels.py": "labels",
     "integration/service": "service",
 }
 
@@ -31,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def group(item: pytest.Item) -> str:
         file = item.path.relative_to(Path(__file__).parent)
-        return GROUPS.get(file.parent.as_posix(), file.as_posix())
+        return GROUPS.get(file.as_posix()) or GROUPS.get(file.parent.as_posix()) or file.as_posix()
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))

@@ -41,7 +41,9 @@ class Appliance:
     @property
     def environment(self) -> dict[str, str]:
         settings = {"STATE_DIR": str(self.state)} | {name: str(port) for name, port in self.ports.items()}
-        return dict(os.environ) | settings | self.extra
+        # What `make test` tells the makes below it has no place in what a user sees.
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        return own | settings | self.extra
 
     @property
     def services(self) -> Services:
