@@ -105,7 +105,8 @@ class Container:
             "        continue\n"
             "    print(p.name, rest[1], rest[0], command.replace(chr(10), ' '), sep='\\t')\n"
         )
-        lines = (line.split("\t") for line in self.exec("python", "-c", script).splitlines())
+        # A zombie has no command line.
+        lines = ([*line.split("\t"), ""][:4] for line in self.exec("python", "-c", script).splitlines())
         return {pid: (parent, state, command) for pid, parent, state, command in lines if "pathlib" not in command}
 
     def kill_program(self, program: str, signal: str = "KILL") -> None:

@@ -7,12 +7,13 @@ import re
 import subprocess
 import time
 from http import HTTPStatus
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.image.conftest import ROOT
-from tests.image.docker import docker
+from tests.image.docker import DOCKER, docker
 
 
 @pytest.mark.usefixtures("image")
@@ -22,7 +23,11 @@ def test_the_commands_of_the_readme_work_as_they_stand() -> None:
     ask = next(block for block in blocks if "curl" in block)
     remove = next(block for block in blocks if "docker rm" in block)
     try:
-        subprocess.run(["bash", "-euc", "export DOCKER_BUILDKIT=1\n" + start], cwd=ROOT, check=True)
+        subprocess.run(
+            ["bash", "-euc", f"export DOCKER_BUILDKIT=1 PATH={Path(DOCKER).parent}:$PATH\n{start}"],
+            cwd=ROOT,
+            check=True,
+        )
         deadline = time.monotonic() + 120
         while "ready in" not in (docker("logs", "house-prices").stdout + docker("logs", "house-prices").stderr):
             assert time.monotonic() < deadline, docker("logs", "house-prices").stderr
