@@ -12,6 +12,10 @@ UV_VERSION := 0.13.9
 DOCKER := $(firstword $(wildcard /usr/bin/docker) docker)
 CONTROL := ./entrypoint.sh python -m appliance.control
 
+# Each of these trains several times; `make test` stays within six minutes on two cores without them.
+LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_scorer.py \
+    tests/integration/monitoring/test_drift_monitor.py
+
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -46,8 +50,11 @@ reproduce:  ## build a registered version again and compare its metrics (VERSION
 simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady or burst)
 	@./entrypoint.sh python -m appliance.simulate $(SCENARIO)
 
-test: $(VENV)/.development .runtime/mlflow.db  ## run all tests: real servers on free ports, state in temporary directories
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup
+test: $(VENV)/.development .runtime/mlflow.db  ## run the tests: real servers on free ports, state in temporary directories
+	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup $(addprefix --ignore=,$(LOOP_TESTS))
+
+test-loop: $(VENV)/.development .runtime/mlflow.db  ## run the slow tests that `make test` leaves out: whole retrainings with labels
+	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup $(LOOP_TESTS)
 
 test-unit: $(VENV)/.development  ## run the fast part of the tests
 	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup tests/unit
@@ -86,7 +93,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-unit bench bench-quality image run test-image lint dashboards lock clean
+.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-loop test-unit bench bench-quality image run test-image lint dashboards lock clean
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):
