@@ -1,9 +1,9 @@
 """The supervisord event listener: it writes the console, measures health, and ends the appliance when it cannot be.
 
 supervisord tells it, over stdin, what every program writes and when one dies. A thread asks the services every few
-seconds. supervisord itself would start a crashing program for ever and always exits 0: here four crashes in a row
-without a healthy moment between them, a program that cannot start, or a failed training leave one line in
-``run/failed`` and stop everything; ``entrypoint.sh`` turns that line into a non-zero exit.
+seconds. supervisord itself would start a crashing program for ever and always exits 0: here a program that crashes
+again and again or cannot start, or a failed training, leaves one line in ``run/failed`` and stops everything;
+``entrypoint.sh`` turns that line into a non-zero exit.
 
 Only the standard library, so that it costs 12 MB. stdout belongs to the event protocol.
 """
@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
@@ -29,10 +29,15 @@ from pipeline.schema import FEATURES
 
 CRASHES = 4  # in a row, with no healthy measurement between them
 STEADY = 60.0  # seconds; what has no address is healthy when it has run for so long
+# So many ends of one program in so many seconds are too many even if it answered in between. Whoever kills one by
+# hand may do so more often; there is a limit all the same, for the kernel kills too where memory is short.
+LOOP, LOOP_SECONDS = 6, 120.0
+KILLS, KILLS_SECONDS = 30, 300.0
 INTERVAL = 2.0  # seconds between two measurements
 STARTING_INTERVAL = 0.3  # until ready
 FAILURES = 2  # measurements in a row until a service counts as down: one may be a moment of load
 NAME_WIDTH = 13
+LOG_TAIL = 10_000  # bytes of supervisord's log, in which the last end of a program is
 
 
 class Console:
@@ -102,6 +107,7 @@ class Watchdog:
         self.console = console
         self._stop = stop
         self._crashes: Counter[str] = Counter()
+        self._ends: defaultdict[str, list[tuple[float, bool]]] = defaultdict(list)  # when, and whether killed
         self._running_since: dict[str, float] = {}
         self._groups: dict[str, int] = json.loads(run.read("groups.json") or "{}")
         self._stopping = threading.Event()
@@ -171,8 +177,32 @@ class Watchdog:
             self._crashes[program] += 1
             if self._crashes[program] >= CRASHES:
                 self.fail(f"{program} ended {CRASHES} times in a row: {self._last_words(program)}")
+            elif too_often := self._ends_too_often(program):
+                self.fail(f"{program} ended {too_often}: {self._last_words(program)}")
             else:
                 self.say(f"{program} ended unexpectedly and is started again")
+
+    def _ends_too_often(self, program: str) -> str:
+        """Note that a program has ended, and return how often it did lately if that is too often, else nothing."""
+        now = time.monotonic()
+        ends = [end for end in self._ends[program] if now - end[0] <= KILLS_SECONDS]
+        ends.append((now, self._was_killed(program)))
+        self._ends[program] = ends
+        crashes = [at for at, killed in ends if not killed and now - at <= LOOP_SECONDS]
+        if len(crashes) >= LOOP:
+            return f"by itself {LOOP} times in {now - crashes[0]:.0f} s"
+        return f"{KILLS} times in {now - ends[0][0]:.0f} s" if len(ends) >= KILLS else ""
+
+    def _was_killed(self, program: str) -> bool:
+        """Return whether a signal from outside ended a program; supervisord tells it to its log only."""
+        log = self.run.path.parent / "logs" / "supervisord.log"
+        try:
+            with log.open("rb") as file:
+                file.seek(max(0, log.stat().st_size - LOG_TAIL))
+                told = file.read().decode(errors="replace").rpartition(f"exited: {program} (")[2]
+        except OSError:
+            return False
+        return told.startswith(("terminated by SIGKILL", "terminated by SIGTERM"))
 
     def _note_groups(self) -> None:
         """Keep the process groups for the watchdog that follows when this one is killed."""

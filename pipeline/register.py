@@ -183,9 +183,10 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    known = client.search_model_versions(f"name = '{model}' and run_id = '{run.run_id}'")
-    if known:
-        return known[0]
+    # Not by name: MLflow's filters have no way to write one with a quote in it.
+    for version in client.search_model_versions(f"run_id = '{run.run_id}'"):
+        if version.name == model:
+            return version
     return client.create_model_version(
         model,
         source=f"models:/{run.model_id}",
@@ -291,7 +292,9 @@ def _decide(
     gate = _unseen_labels(parts["feedback"], champion)
     with tempfile.TemporaryDirectory() as directory:
         # A download that fails ends the stage; a model that is here and does not load is no champion.
-        path = download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=directory)
+        # Not by "models:/name/version", which a name with a question mark is not.
+        where = client.get_model_version_download_uri(champion.name, champion.version)
+        path = download_artifacts(where, dst_path=directory)
         try:
             model = load_model(path)
             predicted = model.predict(parts["test"][list(FEATURE_NAMES)])

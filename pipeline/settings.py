@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,21 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
+
+
+# MLflow's own rules, told at the start and not at the end of a training.
+def _model_name(name: str) -> str:
+    if not name.strip() or re.search("[/:]", name) or name == "." or name.startswith(".."):
+        raise ValueError("a name without / and : is needed, which is no path either")
+    return name
+
+
+def _model_alias(alias: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias):
+        raise ValueError("only letters, digits, - and _ can be in an alias, 255 at most")
+    if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+        raise ValueError("MLflow keeps this name for itself")
+    return alias
 
 
 class RegistrySettings(BaseSettings):
@@ -27,12 +43,11 @@ class RegistrySettings(BaseSettings):
     mlflow_tracking_uri: str = Field(
         "", description="Address of the MLflow server; empty: `http://127.0.0.1:` and `MLFLOW_PORT`"
     )
-    # The patterns are MLflow's own rules, told at the start and not at the end of a training.
-    model_name: str = Field(
-        "HousePriceModel", pattern=r"^[^/:]*[^/:\s][^/:]*$", description="Name of the registered model"
+    model_name: Annotated[str, AfterValidator(_model_name)] = Field(
+        "HousePriceModel", description="Name of the registered model"
     )
-    model_alias: str = Field(
-        "Production", pattern=r"^[A-Za-z0-9_-]+$", max_length=255, description="Alias of the version that serves"
+    model_alias: Annotated[str, AfterValidator(_model_alias)] = Field(
+        "Production", description="Alias of the version that serves"
     )
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monitoring.health import Services
-from monitoring.watchdog import CRASHES, Console, RunDirectory, Watchdog
+from monitoring.watchdog import CRASHES, KILLS, LOOP, Console, RunDirectory, Watchdog
 
 
 @dataclass
@@ -31,6 +31,15 @@ class Bench:
     def ends(self, program: str, expected: bool = False) -> None:
         fields = {"processname": program, "expected": str(int(expected))}
         self.watchdog.handle("PROCESS_STATE_EXITED", fields, "")
+
+    def flaps(self, program: str, how: str) -> None:
+        """End a program after a healthy moment; supervisord logs how before it tells."""
+        log = self.path.parent / "logs" / "supervisord.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a") as file:
+            file.write(f"2026-11-23 08:00:00,000 WARN exited: {program} ({how}; not expected)\n")
+        self.watchdog._crashes[program] = 0  # as every healthy measurement does
+        self.ends(program)
 
     def failed(self) -> str:
         file = self.path / "failed"
@@ -79,6 +88,32 @@ def test_a_crash_loop_ends_the_appliance_once(bench: Bench) -> None:
     assert bench.stops == ["stop"]
 
 
+def test_crashes_with_healthy_moments_between_them_end_the_appliance_too(bench: Bench) -> None:
+    for _ in range(LOOP - 1):
+        bench.flaps("api", "exit status 1")
+        bench.flaps("mlflow", "terminated by SIGKILL")
+    assert bench.stops == []
+    bench.flaps("api", "terminated by SIGSEGV (core dumped)")
+    assert bench.failed().startswith(f"api ended by itself {LOOP} times in 0 s")
+
+
+def test_a_program_may_be_killed_more_often_than_it_may_crash_but_not_for_ever(bench: Bench) -> None:
+    for _ in range(KILLS - 1):
+        bench.flaps("api", "terminated by SIGKILL")
+    assert bench.stops == []
+    bench.flaps("api", "terminated by SIGTERM")
+    assert bench.failed().startswith(f"api ended {KILLS} times in 0 s")
+
+
+def test_crashes_long_ago_do_not_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    monkeypatch.setattr("monitoring.watchdog.time.monotonic", lambda: clock)
+    for _ in range(4 * KILLS):
+        bench.flaps("api", "exit status 1")
+        clock += 60
+    assert bench.stops == []
+
+
 def test_a_program_that_is_not_here_is_no_crash(bench: Bench) -> None:
     for _ in range(CRASHES):
         bench.ends("grafana", expected=True)
@@ -111,15 +146,14 @@ def test_phases_come_in_the_order_in_which_they_ended(tmp_path: Path) -> None:
 def test_crashes_of_a_program_without_an_address_are_forgotten_when_it_has_run_for_long(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = 0.0
+    monkeypatch.setattr("monitoring.watchdog.time.monotonic", lambda: clock)
     running = {"processname": "drift-monitor", "pid": str(os.getpid())}
-    for steady in (60.0, -1.0):
-        monkeypatch.setattr("monitoring.watchdog.STEADY", steady)
-        for _ in range(CRASHES - 1 if steady > 0 else 3 * CRASHES):
+    for steady, crashes in ((61, 3 * CRASHES), (1, CRASHES - 2)):
+        for _ in range(crashes):
             bench.watchdog.handle("PROCESS_STATE_RUNNING", running, "")
+            clock += steady
             bench.ends("drift-monitor")
-    assert bench.failed() == ""
-    monkeypatch.setattr("monitoring.watchdog.STEADY", 60.0)
-    for _ in range(CRASHES):
-        bench.watchdog.handle("PROCESS_STATE_RUNNING", running, "")
-        bench.ends("drift-monitor")
+        assert bench.failed() == ""
+    bench.ends("drift-monitor")
     assert bench.failed().startswith("drift-monitor ended 4 times in a row")
