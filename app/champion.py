@@ -2,17 +2,20 @@
 
 A thread asks the registry every few seconds which version the alias names. A new one is downloaded, loaded and tried
 before it replaces the old; whatever fails, the old one goes on. The local copy under ``champion/`` lets the service
-start without the registry.
+start without the registry. Several processes may keep theirs in one directory.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,6 +32,8 @@ Predict = Callable[[Matrix], Answers]
 Source = Literal["registry", "local copy", "dummy"]
 Engine = Literal["compiled", "scikit-learn", "dummy"]
 MAX_RETRY_SECONDS = 300.0
+INCOMING = ".incoming-"
+FORGOTTEN_SECONDS = 3600.0  # a download so old is nobody's any more
 
 
 @dataclass(frozen=True)
@@ -182,15 +187,16 @@ class ChampionKeeper:
     def _replace(self, found: Version) -> None:
         if self.current is None:
             self.state = f"loading version {found.version}"
-        incoming = self._directory / f".incoming-v{found.version}"
+        incoming = None
         started = time.monotonic()
         try:
-            shutil.rmtree(incoming, ignore_errors=True)
-            incoming.mkdir(parents=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            incoming = Path(tempfile.mkdtemp(prefix=f"{INCOMING}v{found.version}-", dir=self._directory))
             self._registry.download(found.version, incoming)
             champion = tried(self._registry.load(incoming), found, "registry")
         except Exception as error:
-            shutil.rmtree(incoming, ignore_errors=True)
+            if incoming is not None:
+                shutil.rmtree(incoming, ignore_errors=True)
             self._failures = self._failures + 1 if found == self._failed else 1
             self._failed = found
             wait = min(self._poll_seconds * 2**self._failures, MAX_RETRY_SECONDS)
@@ -209,27 +215,38 @@ class ChampionKeeper:
         self._keep(incoming, found)
 
     def _keep(self, incoming: Path, found: Version) -> None:
-        """Make the downloaded files the local copy and remove older ones."""
+        """Make the downloaded files the local copy and remove older ones, unless another process has done it."""
         kept = self._directory / f"v{found.version}"
+        pointer = {
+            "version": found.version,
+            "directory": kept.name,
+            "run_id": found.run_id,
+            "registered_at": found.registered_at,
+        }
+        text = json.dumps(pointer)
+        pointer_file = self._directory / "current.json"
         try:
-            shutil.rmtree(kept, ignore_errors=True)  # of another registry with the same version number
-            incoming.rename(kept)
-            pointer = {
-                "version": found.version,
-                "directory": kept.name,
-                "run_id": found.run_id,
-                "registered_at": found.registered_at,
-            }
-            temporary = self._directory / ".current.json"
-            temporary.write_text(json.dumps(pointer))
-            temporary.replace(self._directory / "current.json")
-            for other in self._directory.iterdir():
-                if other.is_dir() and other != kept:
-                    shutil.rmtree(other)
+            with _locked(self._directory, fcntl.LOCK_EX):
+                if kept.is_dir() and pointer_file.exists() and pointer_file.read_text() == text:
+                    shutil.rmtree(incoming)
+                    return
+                shutil.rmtree(kept, ignore_errors=True)  # of another registry with the same version number
+                incoming.chmod(0o755)  # a temporary directory is its maker's alone
+                incoming.rename(kept)
+                temporary = self._directory / ".current.json"
+                temporary.write_text(text)
+                temporary.replace(pointer_file)
+                self._remove_all_but(kept)
         except OSError as error:
             logger.warning(
                 f"no local copy of version {found.version} in {self._directory} ({error}); serving goes on"
             )
+
+    def _remove_all_but(self, kept: Path) -> None:
+        for other in self._directory.iterdir():
+            coming = other.name.startswith(INCOMING) and time.time() - other.stat().st_mtime < FORGOTTEN_SECONDS
+            if other.is_dir() and other != kept and not coming:
+                shutil.rmtree(other)
 
     def _start_from_copy(self) -> None:
         pointer_file = self._directory / "current.json"
@@ -237,9 +254,10 @@ class ChampionKeeper:
             return
         self.state = "loading the local copy"
         try:
-            pointer = json.loads(pointer_file.read_text())
-            version = Version(pointer["version"], pointer["run_id"], pointer.get("registered_at"))
-            champion = tried(self._registry.load(self._directory / pointer["directory"]), version, "local copy")
+            with _locked(self._directory, fcntl.LOCK_SH):
+                pointer = json.loads(pointer_file.read_text())
+                version = Version(pointer["version"], pointer["run_id"], pointer.get("registered_at"))
+                champion = tried(self._registry.load(self._directory / pointer["directory"]), version, "local copy")
         except Exception as error:
             self._tell(f"the local copy in {self._directory} cannot be used ({_brief(error)})")
             return
@@ -326,6 +344,17 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         training_range=tuple((float(ranges[name][0]), float(ranges[name][1])) for name in FEATURE_NAMES),
         far_km=float((model.metadata.get("limits") or {}).get("far_km") or "inf"),
     )
+
+
+@contextmanager
+def _locked(directory: Path, how: int) -> Iterator[None]:
+    """Hold a directory, so that no other process changes the local copy in it meanwhile."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _brief(error: BaseException) -> str:

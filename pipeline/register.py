@@ -293,7 +293,7 @@ def _decide(
     with tempfile.TemporaryDirectory() as directory:
         # A download that fails ends the stage; a model that is here and does not load is no champion.
         # Not by "models:/name/version", which a name with a question mark is not.
-        where = client.get_model_version_download_uri(champion.name, champion.version)
+        where = MlflowClient().get_model_version_download_uri(champion.name, champion.version)
         path = download_artifacts(where, dst_path=directory)
         try:
             model = load_model(path)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app.champion import Model, Version, dummy_champion, tried
+from app.champion import FORGOTTEN_SECONDS, ChampionKeeper, Model, Version, dummy_champion, tried
 from pipeline.intervals import Answers
 from pipeline.schema import FEATURE_NAMES, FEATURES
 
@@ -65,3 +69,39 @@ def test_the_distance_that_is_far_comes_with_the_model() -> None:
     assert tried(known, VERSION, "registry").far_km == 3.5
     unknown = replace(known, metadata=METADATA | {"limits": {"far_km": None}})
     assert not tried(unknown, VERSION, "registry").warnings((0.5,) * 8, 10_000.0)
+
+
+class SlowRegistry:
+    """Has one version, which is a file; a download goes on until all who share the barrier are at it."""
+
+    def __init__(self, together: threading.Barrier) -> None:
+        self._together = together
+
+    def find(self) -> Version:
+        return VERSION
+
+    def download(self, version: str, directory: Path) -> None:
+        (directory / "model").write_text(version)
+        self._together.wait(10)
+
+    def load(self, directory: Path) -> Model:
+        assert (directory / "model").read_text() == VERSION.version
+        return model([1, 2], [0, 1], [2, 3])
+
+
+def test_processes_that_share_a_directory_do_not_disturb_each_other(tmp_path: Path) -> None:
+    forgotten = tmp_path / ".incoming-v2-killed"
+    forgotten.mkdir()
+    os.utime(forgotten, (0, FORGOTTEN_SECONDS))
+    (tmp_path / "v2").mkdir()
+    together = threading.Barrier(3)
+    keepers = [ChampionKeeper(SlowRegistry(together), tmp_path, 5, "Model@Alias") for _ in range(3)]
+    threads = [threading.Thread(target=keeper.poll) for keeper in keepers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert [keeper.current and keeper.current.version for keeper in keepers] == ["3", "3", "3"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["current.json", "v3"]
+    assert json.loads((tmp_path / "current.json").read_text())["directory"] == "v3"
+    assert (tmp_path / "v3" / "model").exists()
