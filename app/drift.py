@@ -12,6 +12,7 @@ from typing import Any, Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+NO_REPORT: Final = "no drift check has been made yet; the drift monitor makes the first within a minute"
 OUTCOMES: Final = ("promoted", "rejected", "unchanged", "failed")
 _PER_FEATURE: Final = {
     "feature_drift_psi": ("psi", "Population stability index of the newest predictions"),
@@ -38,7 +39,7 @@ def read_report(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         report = None
     if not isinstance(report, dict) or "status" not in report:
-        raise NoReportError("no drift check has been made yet; the drift monitor makes the first within a minute")
+        raise NoReportError(NO_REPORT)
     return report
 
 

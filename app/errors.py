@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from app.drift import NoReportError
 from app.feedback import RefusedError
@@ -24,6 +25,7 @@ class NoModelError(Exception):
 def add_handlers(app: FastAPI) -> None:
     """Register the handlers of this module."""
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(NoModelError, _unavailable)
     app.add_exception_handler(PredictionLogError, _unavailable)
     app.add_exception_handler(RefusedError, _refused)
@@ -45,6 +47,15 @@ async def _invalid(request: Request, error: Exception) -> Response:
         more = len(problems) - MAX_PROBLEMS
         detail.append({"type": "more", "loc": ["body"], "msg": f"{more} more problems are not listed"})
     return _answer(422, detail)
+
+
+async def _http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 400:
+        # FastAPI's for a body that json.loads() stumbles over in another way than by its grammar
+        reason = "it is not UTF-8" if isinstance(error.__cause__, UnicodeDecodeError) else str(error.__cause__)
+        return _answer(422, [{"type": "json_invalid", "loc": ["body"], "msg": f"the body is no JSON: {reason}"}])
+    return _answer(error.status_code, error.detail, dict(error.headers or {}))
 
 
 async def _unavailable(_request: Request, error: Exception) -> Response:
@@ -73,6 +84,8 @@ def _plain_problem(problem: Any) -> dict[str, Any]:
         "loc": [part if isinstance(part, int) else str(part)[:MAX_TEXT] for part in problem["loc"]],
         "msg": problem["msg"],
     }
+    if problem["type"] == "json_invalid":  # FastAPI's words do not say what is wrong
+        return plain | {"msg": f"the body is no JSON: {problem['ctx']['error']}"}
     value = problem.get("input")
     if value is None or isinstance(value, bool):
         plain["input"] = value

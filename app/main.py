@@ -17,7 +17,7 @@ from fastapi_offline import FastAPIOffline
 from loguru import logger
 from prometheus_client import CollectorRegistry
 
-from app import logs
+from app import logs, openapi
 from app.champion import ChampionKeeper, DummyKeeper
 from app.drift import DriftReport, Retrains
 from app.errors import add_handlers
@@ -28,9 +28,6 @@ from app.prediction_log import PredictionLog
 from app.predictor import Predictor
 from app.routes import drift, feedback, predictions, system
 from app.settings import Settings, load_settings
-
-DESCRIPTION = """Predicts the median house value of a Californian block group of the 1990 census, in units of
-100,000 US dollars of 1990, with a 90 % interval. The model is the version that carries the alias in the registry."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -67,9 +64,11 @@ def create_app(settings: Settings) -> FastAPI:
         request_log.stop()
 
     app: FastAPI = FastAPIOffline(
-        title="House price service",
-        description=DESCRIPTION,
+        title=openapi.TITLE,
+        description=openapi.DESCRIPTION,
         version="1",
+        license_info=openapi.LICENCE,
+        openapi_tags=openapi.GROUPS,
         lifespan=lifespan,
         # not include_router: a nested router costs every request, and these go before the pages of the documentation
         routes=[

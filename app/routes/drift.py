@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
-from app.drift import read_report
-from app.schemas import Problem
+from app import openapi
+from app.drift import NO_REPORT, read_report
+from app.schemas import DriftReport
 from pipeline.drift_report import as_html, as_text
 
 Format = Literal["json", "text", "html"]
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/plain": {}, "text/html": {}}, "description": "The report"},
-    404: {"model": Problem, "description": "No check has been made yet"},
+_RESPONSES: openapi.Responses = {
+    200: {
+        "model": DriftReport,
+        **openapi.answer("The report, as JSON, as text or as a page with small histograms"),
+        "content": {
+            "text/plain": {
+                "schema": {"type": "string"},
+                "example": "not enough data: 12 predictions, 500 are needed\n",
+            },
+            "text/html": {"schema": {"type": "string"}},
+        },
+    },
+    404: openapi.problem("No check has been made yet", NO_REPORT),
+    422: openapi.invalid(
+        "There is no such format",
+        {
+            "type": "literal_error",
+            "loc": ["query", "format"],
+            "msg": "Input should be 'json', 'text' or 'html'",
+            "input": "pdf",
+        },
+    ),
 }
-router = APIRouter(tags=["drift"], responses=_RESPONSES)
+router = APIRouter(tags=["drift"], responses=openapi.CRASH)
 
 
-@router.get("/drift", summary="Are the newest predictions of other houses than the model knows?", response_model=None)
+@router.get(
+    "/drift",
+    operation_id="drift",
+    summary="Are the newest predictions of other houses than the model knows?",
+    response_model=None,
+    responses=_RESPONSES,
+)
 async def drift(
     request: Request,
     format: Annotated[  # noqa: A002 - the name in the address
         Format | None, Query(description="Without it, what the Accept header asks for, else JSON")
     ] = None,
 ) -> Response:
-    """Return the last report of the drift monitor: what moved, how much, which way, and what follows from it."""
+    """Return the last report of the drift monitor: what moved, how much, which way, and what follows from it.
+
+    It looks at the newest predictions every `DRIFT_INTERVAL_SECONDS`; asking here computes nothing.
+    """
     report = read_report(request.app.state.drift_file)
     wanted = format or _accepted(request.headers.get("accept", ""))
     if wanted == "html":

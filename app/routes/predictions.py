@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from app import tables
+from app import openapi, tables
 from app.predictor import Predictor
-from app.schemas import Batch, HouseFeatures, Prediction, Problem
+from app.schemas import Batch, HouseFeatures, Prediction
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    413: {"model": Problem, "description": "The body is larger than 10 MB"},
-    415: {"model": Problem, "description": "The body is not application/json"},
-    503: {"model": Problem, "description": "No model yet, or the prediction log cannot be written"},
+_RESPONSES: openapi.Responses = {
+    200: openapi.answer("The prediction"),
+    413: openapi.TOO_LARGE,
+    415: openapi.NOT_JSON,
+    422: openapi.IMPOSSIBLE_ROW,
+    503: openapi.NO_MODEL,
 }
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FILES = dict.fromkeys(tables.MEDIA_TYPES, _BINARY)
-_BATCH_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": _FILES},
-    406: {"model": Problem, "description": "The client accepts neither of the types that a file can be answered by"},
-    413: {"model": Problem, "description": "The body is larger than 10 MB, or a file is larger than 1 GB"},
-    415: {"model": Problem, "description": "The body is neither application/json nor one of the types of files"},
-    507: {"model": Problem, "description": "There is no room to keep the file while it is predicted"},
+_BATCH_RESPONSES: openapi.Responses = {
+    200: {**openapi.answer("The predictions, in the order of the rows"), "content": openapi.FILE_OUT},
+    406: openapi.problem(
+        "The client accepts neither of the types that a file can be answered by",
+        "the answer can be text/csv or application/vnd.apache.parquet, not image/png",
+    ),
+    413: openapi.problem("A list is larger than 10 MB, or a file than 1 GB", "the body is larger than 10 MB"),
+    415: openapi.problem(
+        "The body is neither application/json nor one of the types of files",
+        "the Content-Type must be application/json, text/csv or application/vnd.apache.parquet, not text/plain",
+    ),
+    422: openapi.invalid(
+        "A row is impossible, or the file is none that can be read; nothing is predicted or logged",
+        {
+            "type": "less_than_equal",
+            "loc": ["body", 1, "Latitude"],
+            "msg": "Input should be less than or equal to 90",
+            "input": 91,
+        },
+        {
+            "type": "table",
+            "loc": ["body", "row 2", "Latitude"],
+            "msg": "the greatest possible is 90",
+            "input": "91",
+        },
+    ),
+    507: openapi.problem(
+        "There is no room to keep the file while it is predicted",
+        "the file cannot be kept in /data/spool (No space left on device): free space there, or send it in parts",
+    ),
 }
 
 
@@ -39,12 +61,21 @@ class _FileRoute(Route):
         return match, {**child, "route": self}
 
 
-router = APIRouter(tags=["predictions"], responses=_RESPONSES)
+router = APIRouter(tags=["predictions"], responses=openapi.CRASH)
 
 
-@router.post("/predict", summary="Predict the median house value of one block group")
+@router.post(
+    "/predict",
+    operation_id="predict",
+    summary="Predict the median house value of one block group",
+    responses=_RESPONSES,
+)
 async def predict(features: HouseFeatures, request: Request) -> Prediction:
-    """Predict one row. A 200 means that it is in the log, even if the server is killed the next moment."""
+    """Predict one row.
+
+    All eight fields are required, in any order. What cannot be true is refused with the name of the field; what lies
+    outside of what the model has seen is answered, with a warning.
+    """
     predictor: Predictor = request.app.state.predictor
     return await predictor.one(features, request.scope["request_id"], request.scope["line"])
 
@@ -54,9 +85,10 @@ router.routes.append(_FileRoute("/predict/batch", tables.predict_table, methods=
 
 @router.post(
     "/predict/batch",
+    operation_id="predict_batch",
     summary="Predict a list of block groups, or a file of them",
-    responses=_BATCH_RESPONSES,
-    openapi_extra={"requestBody": {"content": _FILES}},
+    responses=_RESPONSES | _BATCH_RESPONSES,
+    openapi_extra={"requestBody": {"content": openapi.FILE_IN}},
 )
 async def predict_batch(batch: Batch, request: Request) -> list[Prediction]:
     """Predict all rows by the same model version and log them; the answers keep the order of the rows.
