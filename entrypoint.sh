@@ -32,7 +32,12 @@ if [ -z "${APPLIANCE_ROOT:-}" ]; then
     export GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH=$ROOT/monitoring/grafana/dashboards/overview.json
 fi
 
-MISSING=69  # supervisord.conf: expected, not started again
+# There is nothing to run. supervisord.conf expects 69 and starts it no more; Compose would, after any but 0.
+missing() {
+    [ -z "${SUPERVISOR_ENABLED:-}" ] || exit 69
+    echo "$1 is not here; the other services run without it" >&2
+    exit 0
+}
 
 appliance() {
     local started=${EPOCHREALTIME:-$SECONDS} child='' stopping='' status=0
@@ -68,7 +73,7 @@ case ${1:-} in
         appliance
         ;;
     mlflow)
-        [ "$TEST_MODE" = off ] || exit $MISSING
+        [ "$TEST_MODE" = off ] || missing MLflow
         exec python -m appliance.registry
         ;;
     bootstrap)
@@ -76,13 +81,17 @@ case ${1:-} in
         exec python -m pipeline.retrain --unless-registered
         ;;
     api)
+        export OMP_NUM_THREADS=1  # rows are few: threads that wait for the next ones would cost more than they do
         exec python -m app.main  # starts without a model, answers 503 until there is one
+        ;;
+    front)
+        exec haproxy -db -f haproxy.cfg
         ;;
     drift-monitor)
         exec python -m monitoring.drift_monitor
         ;;
     prometheus)
-        binary=$(command -v prometheus) || exit $MISSING
+        binary=$(command -v prometheus) || missing Prometheus
         # In Compose, API_HOST is a name with an address for each copy of the service.
         api="static_configs: [{targets: ['127.0.0.1:$API_PORT']}]"
         [ -z "${API_HOST:-}" ] || api="dns_sd_configs: [{names: ['$API_HOST'], type: A, port: $API_PORT}]"
@@ -98,7 +107,7 @@ case ${1:-} in
         exec "$binary" "$@"
         ;;
     grafana)
-        binary=$(command -v grafana) || exit $MISSING
+        binary=$(command -v grafana) || missing Grafana
         home=$(dirname "$(dirname "$(readlink -f "$binary")")")
         [ -d "$home/conf" ] || home=/usr/share/grafana
         if [ -z "${GF_SECURITY_ADMIN_PASSWORD:-}" ]; then  # Grafana takes it when it makes its database

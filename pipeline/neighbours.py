@@ -1,6 +1,6 @@
 """Numbers from the neighbours: what the spatial model asks the nearest training places for a row.
 
-Only numpy and scipy, so that the compiled scorer computes the very features of ``SpatialFeatures`` without the
+Only numpy and a k-d tree, so that the compiled scorer computes the very features of ``SpatialFeatures`` without the
 seconds and the memory that importing scikit-learn takes.
 
 The kriging is a nearest-neighbour Gaussian process (Datta et al. 2016, "Hierarchical Nearest-Neighbor Gaussian
@@ -14,12 +14,12 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+from pykdtree.kdtree import KDTree
 
 from pipeline.schema import FEATURE_NAMES
 
 Matrix = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
+Indices = npt.NDArray[np.uint32]
 
 KILOMETRES = 111.2  # in a degree of latitude
 EASTWARD = math.cos(math.radians(36.0))  # a degree of longitude in degrees of latitude, in the middle of California
@@ -70,7 +70,7 @@ class Neighbours:
 
     def index(self) -> None:
         """Build the search tree: milliseconds, so it is made again where the rest is loaded."""
-        self._tree = cKDTree(self.places_)
+        self._tree = KDTree(self.places_)
 
     def features(self, X: Matrix) -> npt.NDArray[np.float32]:
         """Return the features of rows of shape (n, 8) that are known to be valid, (n, features)."""
@@ -79,8 +79,8 @@ class Neighbours:
 
     def nearest(self, where: Matrix, count: int) -> tuple[Matrix, Indices]:
         """Return distances (degrees of latitude) and row numbers of the nearest training places, (n, count)."""
-        distances, indices = self._tree.query(where, np.arange(1, count + 1))
-        return distances, indices
+        distances, indices = self._tree.query(where, count)
+        return distances.reshape(-1, count), indices.reshape(-1, count)
 
     def nearest_km(self, X: npt.ArrayLike) -> Matrix:
         """Return how far the nearest training place is from each row, in kilometres (to 8 % east-west)."""

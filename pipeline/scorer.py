@@ -142,32 +142,16 @@ def _places(arrays: Mapping[str, npt.NDArray[Any]]) -> Neighbours:
     return places
 
 
-def _kernel_inputs_of_one(row: Sequence[float], scale: Sequence[float]) -> Matrix:
-    income, age, rooms, bedrooms, population, occupancy, north, longitude = row
-    return np.array(
-        (
-            math.log(income + 0.5) * scale[0],
-            age * scale[1],
-            math.log(min(max(rooms, ROOMS_BOUNDS[0]), ROOMS_BOUNDS[1])) * scale[2],
-            math.log(min(max(bedrooms / rooms, BEDROOMS_BOUNDS[0]), BEDROOMS_BOUNDS[1])) * scale[3],
-            math.log(population + 1.0) * scale[4],
-            math.log(min(max(occupancy, OCCUPANCY_BOUNDS[0]), OCCUPANCY_BOUNDS[1])) * scale[5],
-            north * scale[6],
-            longitude * EASTWARD * scale[7],
-        )
-    )
-
-
 def _features_of_one(places: Neighbours) -> Callable[[Sequence[float]], Matrix]:
     """Return a function that makes the features of one row, shape (1, m): ``Neighbours.features`` for a row.
 
-    Formulas and their order are those of ``Neighbours``, with plain floats where a row has one number.
+    Formulas and their order are those of ``Neighbours``, with plain floats where a row has one number. Whatever the
+    function uses is a local name here, because it is looked up at every call.
     """
-    query = places._tree.query
-    inputs, targets = places.inputs_, places.targets_
+    nearest, inputs, targets = places._tree.query, places.inputs_, places.targets_
     # As complex numbers, places are one array, and the absolute value of a difference is a distance.
     spots = places.places_.view(np.complex128).ravel() / places.place_length_
-    scale = places.input_scale_.tolist()
+    scales = places.input_scale_.tolist()
     # The two parts of the kernel: by place, and by all inputs.
     factors, weights = np.array([[-1.0 / places.place_length_], [-1.0]]), np.array([places.place_weight_, 1.0])
     variance = 1.0 + places.place_weight_
@@ -176,17 +160,31 @@ def _features_of_one(places: Neighbours) -> Callable[[Sequence[float]], Matrix]:
     count = min(places.neighbours, near)
     five, twenty = min(5, near), min(20, near)
     width, half = len(FEATURES_OUT), math.sqrt(0.5)
-    empty, exp, sqrt, vecdot = np.empty, np.exp, np.sqrt, np.vecdot
+    array, empty, log, exp, sqrt = np.array, np.empty, math.log, np.exp, np.sqrt
+    absolute, negative, vecdot = np.absolute, np.negative, np.vecdot
+    (fewest, most), (least, largest), (lonely, crowded) = ROOMS_BOUNDS, BEDROOMS_BOUNDS, OCCUPANCY_BOUNDS
+    of_income, of_age, of_rooms, of_bedrooms, of_population, of_occupancy, of_north, of_east = scales
 
     def features(row: Sequence[float]) -> Matrix:
         income, age, rooms, bedrooms, population, occupancy, north, longitude = row
         east, share = longitude * EASTWARD, bedrooms / rooms
-        distances, indices = query((north, east), near)
+        (distances,), (indices,) = nearest(array(((north, east),)), near)
         values = targets.take(indices)
         sums = values[:twenty].cumsum()
 
         offsets = inputs.take(indices, 0)
-        offsets -= _kernel_inputs_of_one(row, scale)
+        offsets -= array(
+            (
+                log(income + 0.5) * of_income,
+                age * of_age,
+                log(min(max(rooms, fewest), most)) * of_rooms,
+                log(min(max(share, least), largest)) * of_bedrooms,
+                log(population + 1.0) * of_population,
+                log(min(max(occupancy, lonely), crowded)) * of_occupancy,
+                north * of_north,
+                east * of_east,
+            )
+        )
         parts = empty((2, near))
         parts[0] = distances
         sqrt(vecdot(offsets, offsets), parts[1])
@@ -197,17 +195,17 @@ def _features_of_one(places: Neighbours) -> Callable[[Sequence[float]], Matrix]:
         best = to_row.argpartition(near - count)[near - count :]
         around, offsets = spots.take(indices.take(best)), offsets.take(best, 0)
         kernels = empty((2, count, count))
-        np.abs(around[:, None] - around, out=kernels[0])
+        absolute(around[:, None] - around, kernels[0])
         cdist(offsets, offsets, out=kernels[1])
-        np.negative(kernels, kernels)
+        negative(kernels, kernels)
         exp(kernels, kernels)
         covariance = weights.dot(kernels.reshape(2, -1))
         covariance[:: count + 1] = diagonal
 
         columns = empty((3, count))
         columns[0], columns[1], columns[2] = to_row.take(best), 1.0, values.take(best)
-        # Symmetric and positive definite, so Cholesky; the transposed array is in the order that LAPACK wants.
-        _, solved, _ = dposv(covariance.reshape(count, count), columns[:2].T)
+        # Symmetric and positive definite, so Cholesky; the transposed arrays are in the order that LAPACK wants.
+        _, solved, _ = dposv(covariance.reshape(count, count).T, columns[:2].T, overwrite_a=1)
         (row_row, row_one, row_target), (_, one_one, one_target) = columns.dot(solved).T.tolist()
         mean = one_target / one_one
         kriging = mean + row_target - mean * row_one

@@ -86,7 +86,7 @@ class SpatialFeatures(Neighbours, TransformerMixin, BaseEstimator):
         self.fit(X, y)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         count = min(self.candidates, len(rows) - 1)
-        distances, indices = self._tree.query(self.places_, count + 1)
+        distances, indices = self.nearest(self.places_, count + 1)
         itself = indices == np.arange(len(rows))[:, None]
         # Where more rows than candidates share one place, the row itself may be missing from its own list.
         itself[~itself.any(axis=1), -1] = True

@@ -37,7 +37,7 @@ CODE = Path(pipeline.__file__).parent
 LEAST_REFERENCE, NEWEST_REFERENCE = 300, 1000  # labels, of which the reference for drift is made
 INPUTS = ("params.yaml", "dvc.lock")  # kept with every run: what it takes to train it again
 # What it takes to load a model; the same versions that trained it.
-LIBRARIES = ("mlflow", "scikit-learn", "skops", "numpy", "scipy", "pandas")
+LIBRARIES = ("mlflow", "scikit-learn", "skops", "numpy", "scipy", "pykdtree", "pandas")
 
 
 @dataclass(frozen=True)
