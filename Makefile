@@ -29,7 +29,7 @@ up: $(VENV)/.dependencies .runtime/mlflow.db  ## start the appliance in the back
 down:  ## stop it
 	@if [ -x $(PYTHON) ]; then $(CONTROL) down; else echo "does not run: make up starts it"; fi
 
-status:  ## show each service, its address and the model that serves
+status:  ## show services, model, drift and last retraining; Error 1: something is down, Error 3: it does not run
 	@$(CONTROL) status
 
 logs:  ## follow the console, Ctrl-C ends that

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -16,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.settings import Settings, as_environment, load_settings
-from monitoring.health import Services, UnwellError, ask, check_all
+from appliance.status import is_running, show
+from monitoring.health import Services, UnwellError, ask
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_START = 1800.0  # seconds; a training on a small machine may take minutes
@@ -75,26 +75,6 @@ def down(settings: Settings) -> int:
     return 0
 
 
-def status(settings: Settings) -> int:
-    """Show what each service answers now; 0 when all that are run here answer."""
-    if not is_running(settings.state_dir):
-        say("does not run: make up starts it")
-        return 1
-    services = Services.from_environment(as_environment(settings))
-    checks = check_all(services)
-    missing = services.missing()
-    rows = [
-        (name, "missing", address, missing[name])
-        if name in missing
-        else (name, "up" if checks[name].up else "down", address, checks[name].detail)
-        for name, address in services.addresses().items()
-    ]
-    sys.stdout.write(
-        "".join(f"{name:10}  {state:7}  {address:22}  {detail}\n" for name, state, address, detail in rows)
-    )
-    return 0 if all(check.up for check in checks.values()) else 1
-
-
 def logs(settings: Settings) -> int:
     """Follow the console until Ctrl-C."""
     console = settings.state_dir / "logs" / "appliance.log"
@@ -129,18 +109,6 @@ def clean(settings: Settings) -> int:
         shutil.rmtree(settings.state_dir)
         say(f"removed {settings.state_dir}")
     return 0
-
-
-def is_running(state: Path) -> bool:
-    """Tell whether an appliance holds the lock of this state."""
-    try:
-        with (state / "run" / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def read(file: Path) -> str:
@@ -199,7 +167,7 @@ def _confirmed(question: str) -> bool:
 
 
 COMMANDS: dict[str, Callable[[Settings], int]] = {
-    "up": up, "down": down, "status": status, "logs": logs, "retrain": retrain, "clean": clean,
+    "up": up, "down": down, "status": show, "logs": logs, "retrain": retrain, "clean": clean,
 }  # fmt: skip
 
 

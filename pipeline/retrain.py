@@ -43,7 +43,7 @@ _LOGGED_ERROR = re.compile(r"\| ERROR\s*\| (.*)")
 
 
 class BusyError(Exception):
-    """Another retraining holds the lock."""
+    """Another retraining holds the lock, or what must not meet one."""
 
 
 class StoppedError(Exception):
@@ -106,8 +106,8 @@ class Retraining:
 
 
 @contextlib.contextmanager
-def lock(state_dir: Path) -> Iterator[int]:
-    """Hold the one lock of all retrainings and yield its file descriptor.
+def lock(state_dir: Path, holder: str = "a retraining") -> Iterator[int]:
+    """Hold the one lock of all retrainings and yield its file descriptor; ``holder`` says for what.
 
     The kernel gives it back when its holders end, however they end. DVC inherits it: a training that goes on after
     its parent was killed is still a training.
@@ -123,9 +123,9 @@ def lock(state_dir: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BusyError(f"a retraining runs already: {path.read_text().strip() or 'just started'}") from None
+            raise BusyError(f"{path.read_text().strip() or 'a retraining, just begun,'} runs already") from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n")
+        file.write(f"{holder} (process {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ})\n")
         file.flush()
         os.set_inheritable(file.fileno(), True)
         yield file.fileno()

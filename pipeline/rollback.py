@@ -61,7 +61,7 @@ def main() -> int:
     configure_client(settings.mlflow_tracking_uri)
     reason = arguments.reason or f"at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, no reason given"
     try:
-        with lock(settings.state_dir):
+        with lock(settings.state_dir, "a rollback"):
             left, former = roll_back(MlflowClient(), settings.model_name, settings.model_alias, reason)
     except (BusyError, NothingToRollBackError) as error:
         sys.stderr.write(f"nothing rolled back: {error}\n")

@@ -88,7 +88,10 @@ def test_a_second_start_trains_nothing_even_after_everything_was_killed(
     for process in again.processes():
         process.kill()
     wait_until(lambda: not again.processes(), 5, "the end of all processes")
-    assert again.make("status").returncode != 0
+    status = again.make("status")
+    assert status.stdout.startswith("stopped: make up starts it\n")
+    assert "model    version 1; registered " in status.stdout
+    assert "status] Error 3" in status.stderr
     again.start()
     assert ask(again.services.api, "/ready")["model_version"] == "1"
 
@@ -140,7 +143,10 @@ def test_test_mode_serves_without_mlflow(new_appliance: NewAppliance) -> None:
     assert "MLflow missing" in printed
     row = {column.name: column.example for column in FEATURES}
     assert ask(dummy.services.api, "/predict", body=row)["predicted_median_house_value"] > 0
-    assert dummy.make("status").returncode == 0
+    status = dummy.make("status")
+    assert status.returncode == 0
+    assert "without mlflow: not used in TEST_MODE\n" in status.stdout
+    assert "model    version dummy" in status.stdout
 
 
 @pytest.mark.parametrize("variable", ["API_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -42,11 +43,33 @@ def test_every_address_answers(running: Appliance) -> None:
     assert set(states) == {"api", "mlflow", "prometheus", "grafana"}
 
 
-def test_status_shows_the_services_and_the_version(running: Appliance) -> None:
+def test_status_shows_services_model_drift_and_training_within_a_second(running: Appliance) -> None:
+    wait_until(lambda: healthy(running), 20, "health")
+    before = _seconds_of_a_core()
     result = running.make("status")
     assert result.returncode == 0, result.stdout
-    assert f"http://localhost:{running.ports['API_PORT']}" in result.stdout
-    assert "model version 1" in result.stdout
+    verdict, _, header, *lines = result.stdout.splitlines()
+    after = _seconds_of_a_core()
+    assert verdict == "healthy"
+    assert header.split() == ["service", "state", "pid", "uptime", "memory", "address"]
+    api = next(line for line in lines if line.startswith("api ")).split()
+    program = running.program("app.main")
+    assert program
+    assert (api[1], api[2], api[-1]) == ("up", str(program.pid), f"http://localhost:{running.ports['API_PORT']}")
+    assert {"mlflow", "prometheus", "grafana", "drift-monitor", "watchdog"} <= {
+        line.partition(" ")[0] for line in lines
+    }
+    facts = dict(line.split(maxsplit=1) for line in lines if line)
+    assert facts["model"].startswith("version 1, spatial; test RMSE 0.3")
+    assert facts["drift"].startswith("not enough data: ")
+    assert "by the first start: promoted version 1" in facts["trained"]
+    assert after - before < 1
+
+
+def _seconds_of_a_core() -> float:
+    """Return what the commands run so far have used: the machine may be busy with others."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def test_idle_memory_is_below_900_mb(running: Appliance, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +110,9 @@ def test_a_frozen_service_takes_the_ready_mark_away_until_it_answers(running: Ap
         wait_until(lambda: not running.is_ready(), 20, "the end of the ready mark")
         status = running.make("status")
         assert status.returncode != 0
-        assert "no answer in 3 s" in status.stdout
+        assert status.stdout.startswith("degraded: prometheus is down\n")
+        assert "prometheus: no answer in 3 s\n" in status.stdout
+        assert "status] Error 1" in status.stderr
     finally:
         frozen.resume()
     wait_until(lambda: healthy(running), 15, "health")

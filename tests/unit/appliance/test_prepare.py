@@ -11,7 +11,7 @@ import pytest
 
 from app.settings import Settings
 from appliance import prepare
-from appliance.control import is_running
+from appliance.status import is_running
 
 FreePort = Callable[[], int]
 

@@ -1,0 +1,257 @@
+"""What ``make status`` shows: the services as a table, the model, drift, the last retraining.
+
+Exit codes: 0 healthy, 1 a service is down or still starting, 3 it does not run. (``make`` turns every code but 0 into
+2 and prints the original behind ``Error``.) What lies in files is shown of a stopped appliance too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Error as XmlRpcError
+from xmlrpc.client import ServerProxy
+
+from app.settings import Settings, as_environment
+from monitoring.health import TIMEOUT, Check, Services, UnwellError, ask, check_all
+from monitoring.processes import usage
+
+HEALTHY, DEGRADED, STOPPED = 0, 1, 3
+HEADER = ("service", "state", "pid", "uptime", "memory", "address")
+RIGHT_ALIGNED = ("pid", "uptime", "memory")
+WITHOUT_ADDRESS = ("drift-monitor", "watchdog")
+TRIGGERS = {"start": "the first start", "user": "make retrain", "drift": "the drift monitor"}
+HISTORY_TAIL = 65_536  # bytes; the last retraining is in them
+
+Cells = Sequence[str]
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process of supervisord: its state in supervisord's words, and what it uses."""
+
+    state: str
+    pid: int
+    uptime: float
+    memory: float
+
+
+def show(settings: Settings) -> int:
+    """Write the state of the appliance to stdout and return the exit code."""
+    state = settings.state_dir
+    now = time.time()
+    if not is_running(state):
+        lines = ["stopped: make up starts it", ""]
+        sys.stdout.write("\n".join([*lines, *_facts(state, None, now)]) + "\n")
+        return STOPPED
+    services = Services.from_environment(as_environment(settings))
+    checks = check_all(services)
+    programs = _programs(state / "run")
+    has_been_ready = (state / "run" / "was_ready").exists()
+    rows, ill = _rows(services, checks, programs, now, starting=not has_been_ready)
+    verdict = ("degraded" if has_been_ready else "starting") + f": {', '.join(ill)}" if ill else "healthy"
+    lines = [verdict, "", *_table(rows), "", *_facts(state, services, now)]
+    lines += [f"{name}: {check.detail}" for name, check in checks.items() if not check.up]
+    lines += [f"without {name}: {remedy}" for name, remedy in services.missing().items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return DEGRADED if ill else HEALTHY
+
+
+def is_running(state: Path) -> bool:
+    """Return whether an appliance holds the lock of this state."""
+    return _is_held(state / "run" / "lock")
+
+
+def _rows(
+    services: Services, checks: Mapping[str, Check], programs: Mapping[str, Program], now: float, *, starting: bool
+) -> tuple[list[Cells], list[str]]:
+    """Return the rows of the table, and the services that are not well."""
+    rows: list[Cells] = []
+    ill = []
+    addresses = services.addresses()
+    for name in (*addresses, *WITHOUT_ADDRESS):
+        program = programs.get(name)
+        if name in services.missing():
+            rows.append((name, "missing", "", "", "", ""))
+            continue
+        # What has no address cannot be asked: that it runs has to do.
+        up = checks[name].up if name in checks else program is not None and program.state == "RUNNING"
+        state = "up" if up else "starting" if starting else "down"
+        if not up:
+            ill.append(f"{name} is {state}")
+        used = _used(program, now) if program and program.pid else ("", "", "")
+        rows.append((name, state, *used, addresses.get(name, "")))
+    return rows, ill
+
+
+def _used(program: Program, now: float) -> tuple[str, str, str]:
+    memory = f"{program.memory / 1e6:.0f} MB" if program.memory else ""
+    return str(program.pid), _duration(program.uptime), memory
+
+
+def _table(rows: Sequence[Cells]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:>{width}}" if title in RIGHT_ALIGNED else f"{cell:<{width}}"
+            for cell, width, title in zip(row, widths, HEADER, strict=True)
+        ).rstrip()
+        for row in (HEADER, *rows)
+    ]
+
+
+def _programs(run: Path) -> dict[str, Program]:
+    """Return what supervisord knows of its processes, by name; nothing when it does not answer."""
+    # Imported here: a stopped appliance needs none of it.
+    from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415
+
+    supervisord = ServerProxy("http://localhost", SupervisorTransport(None, None, f"unix://{run}/supervisor.sock"))
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # its connection takes no other
+    try:
+        answer: Any = supervisord.supervisor.getAllProcessInfo()
+    except (OSError, HTTPException, XmlRpcError):
+        return {}
+    finally:
+        socket.setdefaulttimeout(before)
+    # Every program leads a process group of its own.
+    used = usage({info["name"]: info["pid"] for info in answer if info["pid"]})
+    return {
+        info["name"]: Program(
+            info["statename"],
+            info["pid"],
+            info["now"] - info["start"],
+            used.get(info["name"], {}).get("memory_bytes", 0.0),
+        )
+        for info in answer
+    }
+
+
+def _facts(state: Path, services: Services | None, now: float) -> list[str]:
+    """Return the lines about the model, drift, retrainings and the disk."""
+    facts = {"model": _model(state, services, now), "drift": _drift(state, now), "trained": _retrained(state, now)}
+    if held := _held_by(state / "run" / "retrain.lock"):
+        facts["now"] = held
+    try:
+        facts["state"] = f"{state}, {shutil.disk_usage(state).free / 1e9:.1f} GB free on its disk"
+    except OSError:
+        facts["state"] = f"{state}, which is not there yet"
+    return [f"{name:<9}{text}" for name, text in facts.items()]
+
+
+def _model(state: Path, services: Services | None, now: float) -> str:
+    """Return the version that serves; of a service that does not answer, the one that it would start with."""
+    try:
+        card = ask(services.api, "/model") if services else {}
+        scores = card["scores"]
+        parts = [f"version {card['version']}, {card['family']}"]
+        if "test_rmse" in scores:
+            parts.append(
+                f"test RMSE {scores['test_rmse']:.3f}, MAE {scores['test_mae']:.3f}, R² {scores['test_r2']:.3f}"
+            )
+        parts += [_registered(card, now), f"from the {card['source']}, {card['engine']}"]
+    except (UnwellError, KeyError, TypeError, ValueError):
+        pointer = _json(state / "champion" / "current.json")
+        if "version" not in pointer:
+            return "none yet"
+        parts = [f"version {pointer['version']}", _registered(pointer, now), "kept as the service's local copy"]
+    return "; ".join(part for part in parts if part)
+
+
+def _registered(model: Mapping[str, Any], now: float) -> str:
+    return f"registered {_ago(model['registered_at'], now)}" if model.get("registered_at") else ""
+
+
+def _drift(state: Path, now: float) -> str:
+    report = _json(state / "drift" / "report.json")
+    if "status" not in report:
+        return "no check yet"
+    monitor = report.get("monitor", {})
+    text = f"{report['status']}: {report.get('summary', '')}; last look {_ago(monitor.get('looked_at'), now)}"
+    says = str(monitor.get("says", ""))
+    if says and not says.startswith("nothing to do"):
+        text += f"\n{'':<9}{says}"
+    return text
+
+
+def _retrained(state: Path, now: float) -> str:
+    """Return how the last line of the history ended."""
+    last = _last_line(state / "retrains.jsonl")
+    if "outcome" not in last:
+        return "never"
+    version = f" version {last['version']}" if last.get("version") else ""
+    begun = TRIGGERS.get(str(last.get("trigger")), str(last.get("trigger")))
+    return f"{_ago(last.get('ended_at'), now)} by {begun}: {last['outcome']}{version}; {last.get('reason', '')}"
+
+
+def _held_by(lock: Path) -> str:
+    """Return who holds the lock of retrainings; an empty string when nobody does."""
+    if not _is_held(lock):
+        return ""
+    return lock.read_text().strip() or "a retraining, just begun"
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            # Shared, and given back at once: two that only look are not in each other's way.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _last_line(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as history:
+            history.seek(max(0, history.seek(0, 2) - HISTORY_TAIL))
+            lines = history.read().splitlines()
+    except OSError:
+        return {}
+    return _parsed(lines[-1]) if lines else {}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return _parsed(file.read_bytes())
+    except OSError:
+        return {}
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _ago(at: object, now: float) -> str:
+    try:
+        return f"{_duration(now - datetime.fromisoformat(str(at)).timestamp())} ago"
+    except ValueError:
+        return "at an unknown time"
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds in the two units that matter, such as ``2 h 5 m``."""
+    whole = max(0, int(seconds))
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} m {whole % _MINUTE} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} m"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"

@@ -1,0 +1,49 @@
+"""What `make status` makes of what it finds in files."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from appliance.status import STOPPED, _ago, _duration, show
+
+
+def test_an_empty_state_is_stopped_and_has_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(Settings(state_dir=tmp_path / "none")) == STOPPED
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "stopped: make up starts it"
+    assert lines[2:5] == ["model    none yet", "drift    no check yet", "trained  never"]
+
+
+def test_what_lies_in_files_is_shown_of_a_stopped_appliance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "champion").mkdir()
+    (tmp_path / "champion" / "current.json").write_text('{"version": "7", "registered_at": null}')
+    (tmp_path / "drift").mkdir()
+    report = {"status": "drift", "summary": "MedInc up", "monitor": {"says": "drift: MedInc up; before it retrains"}}
+    (tmp_path / "drift" / "report.json").write_text(json.dumps(report))
+    line = {"ended_at": "2020-01-01T00:00:00+00:00", "trigger": "drift", "outcome": "rejected", "version": "8"}
+    (tmp_path / "retrains.jsonl").write_text("broken\n" + json.dumps(line | {"reason": "worse"}) + "\n")
+    assert show(Settings(state_dir=tmp_path)) == STOPPED
+    printed = capsys.readouterr().out
+    assert "model    version 7; kept as the service's local copy\n" in printed
+    assert "drift    drift: MedInc up; last look at an unknown time\n" in printed
+    assert " ago by the drift monitor: rejected version 8; worse\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-3, "0 s"), (59.9, "59 s"), (61, "1 m 1 s"), (7_325, "2 h 2 m"), (200_000, "2 d 7 h")],
+)
+def test_a_duration_has_the_two_units_that_matter(seconds: float, words: str) -> None:
+    assert _duration(seconds) == words
+
+
+def test_a_time_that_cannot_be_read_is_said_to_be_unknown() -> None:
+    assert _ago("2020-01-01T00:00:10+00:00", 1_577_836_815.0) == "5 s ago"
+    assert _ago(None, time.time()) == "at an unknown time"
