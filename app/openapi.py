@@ -76,14 +76,15 @@ TOO_LARGE: Final = problem("The body is larger than 10 MB", "the body is larger 
 NOT_JSON: Final = problem(
     "The body is not application/json", "the Content-Type must be application/json, not text/plain"
 )
+_NO_ANSWER: Final = "the registry does not answer (<urlopen error [Errno 111] Connection refused>)"
 NO_MODEL: Final = problem(
     "No model yet, or the prediction log cannot be written",
-    "there is no model to predict with yet: waiting for HousePriceModel@Production",
+    f"there is no model to predict with yet: {_NO_ANSWER}",
     RETRY,
 )
 NOT_READY: Final = {
     "status": "not ready",
-    "detail": "waiting for HousePriceModel@Production",
+    "detail": _NO_ANSWER,
     "model_version": None,
     "source": None,
     "prediction_log": "on",

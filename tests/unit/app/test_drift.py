@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from app.schemas import DriftReport
 from app.settings import Settings
+from monitoring.drift_check import check, load_policy
+from pipeline.drift import compare, live_error, make_reference
 
 COLUMN = {
     "name": "MedInc", "title": "Median income", "unit": "dollars", "ks": 0.2, "p_value": 1e-9, "psi": 0.25,
@@ -103,3 +107,16 @@ def test_retrainings_are_counted_by_outcome(client: TestClient, settings: Settin
     assert 'retrains_total{outcome="promoted"} 2.0' in text
     assert 'retrains_total{outcome="rejected"} 1.0' in text
     assert 'retrains_total{outcome="failed"} 0.0' in text
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_a_real_report_is_as_the_documentation_describes_it(shift: float) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(2000, 8))
+    policy = load_policy()
+    reference = make_reference(rows, rows[:, 0], test_rmse=0.4)
+    report = check(Path("/nowhere"), policy) | compare(reference, rows[:1000] + shift, rows[:1000, 0], policy)
+    report |= {"live": live_error(np.ones(300), 0.4, policy) | {"inside_interval": 0.9}}
+    described = DriftReport.model_validate(report, extra="forbid")
+    assert described.status == ("drift" if shift else "no drift")
+    assert described.model_dump(exclude_unset=True) == report
