@@ -10,7 +10,7 @@ FROM grafana/grafana:${GRAFANA_TAG} AS grafana
 
 FROM debian:${DEBIAN_TAG} AS python
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates make python3 \
+    && apt-get install -y --no-install-recommends ca-certificates haproxy make python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 ENV PATH=/opt/venv/bin:$PATH:/usr/share/grafana/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
@@ -43,6 +43,8 @@ RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /data --shell /usr/s
     && install -d -o 10001 -g 0 -m 2775 /data
 ENV STATE_DIR=/data BIND_ADDRESS=0.0.0.0 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /app
+# The same once more, for whoever sets one of them to nothing: that means the default.
+RUN printf 'STATE_DIR=/data\nBIND_ADDRESS=0.0.0.0\n' >.env
 USER 10001:0
 VOLUME /data
 EXPOSE 8000 5002 9090 3000

@@ -85,7 +85,7 @@ case ${1:-} in
         exec python -m app.main  # starts without a model, answers 503 until there is one
         ;;
     front)
-        exec haproxy -db -f haproxy.cfg
+        exec haproxy -W -q -db -f haproxy.cfg
         ;;
     drift-monitor)
         exec python -m monitoring.drift_monitor

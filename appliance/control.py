@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.settings import Settings, as_environment, load_settings
+from app.settings import Settings, load_settings
+from appliance.offline import own_registry
+from appliance.prepare import RefusedError
 from appliance.status import is_running, show
-from monitoring.health import Services, UnwellError, ask
+from pipeline.server import is_healthy
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_START = 1800.0  # seconds; a training on a small machine may take minutes
@@ -85,14 +87,20 @@ def logs(settings: Settings) -> int:
 
 
 def retrain(settings: Settings) -> int:
-    """Run one retraining against the running appliance, and return its exit code."""
-    services = Services.from_environment(as_environment(settings))
-    try:
-        ask(services.mlflow, "/api/2.0/mlflow/experiments/get?experiment_id=0")
-    except UnwellError as problem:
-        say(f"cannot retrain: MLflow at {services.mlflow} does not answer ({problem}); make up starts it")
+    """Run one retraining against the running appliance, else with a registry of its own; return its exit code."""
+    command = [sys.executable, "-m", "pipeline.retrain"]
+    uri = settings.mlflow_tracking_uri
+    if is_running(settings.state_dir) or uri != settings.own_tracking_uri:
+        if is_healthy(uri):
+            return subprocess.run(command, check=False).returncode
+        say(f"cannot retrain: MLflow at {uri} does not answer; see make status, or docker exec NAME make retrain")
         return 1
-    return subprocess.run([sys.executable, "-m", "pipeline.retrain"], check=False).returncode
+    try:
+        with own_registry(settings):
+            return subprocess.run(command, check=False).returncode
+    except RefusedError as refusal:
+        say(f"cannot retrain: {refusal}")
+        return 1
 
 
 def clean(settings: Settings) -> int:

@@ -1,4 +1,4 @@
-"""Ask the services whether they do their work: ``python -m monitoring.health [NAME...]`` says which do not.
+"""Ask the services whether they do their work: ``python -m monitoring.health [NAME]`` says which do not.
 
 Only the standard library: the watchdog imports this and stays small. ``http.client`` knows no proxy variables.
 """
@@ -9,13 +9,16 @@ import http.client
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 TIMEOUT = 3.0  # seconds for one question; a stopped process accepts connections and never answers
+LONGEST_LOOK = 90.0  # seconds that the drift monitor may take for one of its rounds
 
 
 class UnwellError(Exception):
@@ -92,6 +95,15 @@ def check_all(services: Services, names: Sequence[str] = ()) -> dict[str, Check]
             if name not in absent and (name in names or not names)
         }
         return {name: answer.result() for name, answer in answers.items()}
+
+
+def check_drift_monitor(report: Path, interval: float) -> Check:
+    """Return whether the drift monitor, which has no address, has written its report when it was due."""
+    try:
+        age = time.time() - report.stat().st_mtime
+    except OSError as error:
+        return Check(up=False, detail=f"no report yet ({error.strerror})")
+    return Check(up=age <= interval + LONGEST_LOOK, detail=f"its last look was {age:.0f} s ago")
 
 
 def check_whole(services: Services, features: Mapping[str, float]) -> Check:
@@ -190,10 +202,16 @@ def _scraped(services: Services, job: str) -> float | None:
 
 
 def main() -> None:
-    """Print a line for each service that is ill, and exit 1 if there is one; all are asked unless some are named."""
+    """Print a line for each service that is ill, and exit 1 if there is one; all are asked unless one is named."""
     from app.settings import as_environment, load_settings  # noqa: PLC0415 - the watchdog does without pydantic
 
-    checks = check_all(Services.from_environment(as_environment(load_settings())), sys.argv[1:])
+    settings = load_settings()
+    names = sys.argv[1:]
+    if names == ["drift-monitor"]:
+        report = settings.state_dir / "drift" / "report.json"
+        checks = {"drift-monitor": check_drift_monitor(report, settings.drift_interval_seconds)}
+    else:
+        checks = check_all(Services.from_environment(as_environment(settings)), names)
     ill = {name: check.detail for name, check in checks.items() if not check.up}
     sys.stdout.write("".join(f"{name}: {detail}\n" for name, detail in ill.items()) or "healthy\n")
     sys.exit(1 if ill else 0)

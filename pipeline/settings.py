@@ -53,5 +53,10 @@ class RegistrySettings(BaseSettings):
     @model_validator(mode="after")
     def _default_tracking_uri(self) -> RegistrySettings:
         if not self.mlflow_tracking_uri:
-            self.mlflow_tracking_uri = f"http://127.0.0.1:{self.mlflow_port}"
+            self.mlflow_tracking_uri = self.own_tracking_uri
         return self
+
+    @property
+    def own_tracking_uri(self) -> str:
+        """The address of the MLflow server that the appliance runs itself."""
+        return f"http://127.0.0.1:{self.mlflow_port}"

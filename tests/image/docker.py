@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,11 @@ def docker(*arguments: str, check: bool = True, timeout: float = 600) -> subproc
             f"docker {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         )
     return done
+
+
+def moment(text: str) -> datetime:
+    """Return a time as Docker writes it, with nanoseconds."""
+    return datetime.fromisoformat(re.sub(r"\.(\d{6})\d*", r".\1", text))
 
 
 class Container:

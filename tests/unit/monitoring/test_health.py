@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +100,16 @@ def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "http://192.0.2.1:1")
     with server({"/ready": READY}) as url:
         assert ask(url, "/ready")["model_version"] == "3"
+
+
+def test_a_drift_monitor_without_a_new_report_is_down(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    assert not health.check_drift_monitor(report, interval=15).up
+    report.write_text("{}")
+    assert health.check_drift_monitor(report, interval=15).up
+    long_ago = time.time() - 15 - health.LONGEST_LOOK - 1
+    os.utime(report, (long_ago, long_ago))
+    assert not health.check_drift_monitor(report, interval=15).up
 
 
 def test_without_grafana_on_the_path_it_is_missing_not_down(monkeypatch: pytest.MonkeyPatch) -> None:
