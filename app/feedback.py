@@ -33,15 +33,15 @@ class FeedbackKeeper:
 
     def __init__(self, log: PredictionLog | None, registry: CollectorRegistry) -> None:
         self._log = log
-        self._live = LiveErrors()
+        self.live_errors = LiveErrors()
         self._stored = Counter("feedback", "Labels stored", ["model_version"], registry=registry)
-        registry.register(self._live)
+        registry.register(self.live_errors)
 
     def start(self) -> None:
         """Take up the live errors where an earlier process left them."""
         if self._log is not None:
             for labelled in reversed(self._log.newest_labelled(VERSIONS * LIVE_WINDOW)):
-                self._live.add(labelled)
+                self.live_errors.add(labelled)
 
     async def one(self, label: Label) -> Feedback:
         """Store one label.
@@ -93,7 +93,7 @@ class FeedbackKeeper:
             if labelled is None:
                 results.append((None, _unknown(label.prediction_id)))
             elif stored:
-                self._live.add(labelled)
+                self.live_errors.add(labelled)
                 self._stored.labels(labelled.model_version).inc()
                 results.append((labelled, None))
             else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from loguru import logger
@@ -24,9 +25,10 @@ from app.errors import add_handlers
 from app.feedback import FeedbackKeeper
 from app.metrics import HttpMetrics, Metrics, ModelInfo, ServiceHealth, StateDisk
 from app.middleware import RequestMiddleware
+from app.overview import OverviewSource, Rates
 from app.prediction_log import PredictionLog
 from app.predictor import Predictor
-from app.routes import drift, feedback, predictions, system
+from app.routes import drift, feedback, page, predictions, system
 from app.settings import Settings, load_settings
 
 
@@ -41,6 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     registry = CollectorRegistry()
     metrics = Metrics(registry)
+    predictor = Predictor(keeper, prediction_log, metrics)
+    rates = Rates(metrics.values)
     feedback_keeper = FeedbackKeeper(prediction_log, registry)
     drift_file = settings.state_dir / "drift" / "report.json"
     registry.register(DriftReport(drift_file))
@@ -57,7 +61,9 @@ def create_app(settings: Settings) -> FastAPI:
             prediction_log.start()
         feedback_keeper.start()
         keeper.start()
+        rates.start()
         yield
+        rates.stop()
         keeper.stop()
         if prediction_log is not None:
             prediction_log.stop()
@@ -76,15 +82,17 @@ def create_app(settings: Settings) -> FastAPI:
             *feedback.router.routes,
             *drift.router.routes,
             *system.router.routes,
+            *page.router.routes,
         ],
     )
     app.state.settings = settings
-    app.state.predictor = Predictor(keeper, prediction_log, metrics)
+    app.state.predictor = predictor
     app.state.feedback = feedback_keeper
     app.state.drift_file = drift_file
     app.state.metrics = metrics
     app.state.health_file = health_file
-    app.mount("/web", StaticFiles(directory=system.WEB), name="web")
+    app.state.overview = OverviewSource(settings, predictor, feedback_keeper.live_errors, rates)
+    app.mount("/web", GZipMiddleware(StaticFiles(directory=page.WEB)), name="web")
     add_handlers(app)
     app.add_middleware(RequestMiddleware, request_log=request_log, metrics=HttpMetrics(registry))
     return app

@@ -1,12 +1,8 @@
-"""What the service says about itself: alive, ready, which model, metrics, front page."""
+"""What the service says about itself: alive, ready, which model, metrics."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import openapi
@@ -16,7 +12,6 @@ from app.predictor import Predictor
 from app.schemas import Health, ModelCard, Readiness
 from pipeline.schema import FEATURE_NAMES
 
-WEB = Path(__file__).parent.parent / "web"
 router = APIRouter(tags=["system"], responses=openapi.CRASH)
 
 
@@ -67,7 +62,7 @@ async def model(request: Request) -> ModelCard:
     predictor: Predictor = request.app.state.predictor
     champion = predictor.keeper.current
     if champion is None:
-        raise NoModelError(f"there is no model to describe yet: {predictor.keeper.state}")
+        raise NoModelError(f"there is no model to predict with yet: {predictor.keeper.state}")
     metadata = champion.metadata
     return ModelCard(
         name=request.app.state.settings.model_name,
@@ -97,20 +92,3 @@ async def model(request: Request) -> ModelCard:
 async def metrics(request: Request) -> Response:
     """Answer in the text format of Prometheus: `docs/metrics.md` lists every metric."""
     return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/links", include_in_schema=False)
-async def links(request: Request) -> dict[str, Any]:
-    """Return the ports of the other services, for the front page."""
-    settings = request.app.state.settings
-    return {
-        "mlflow": settings.mlflow_port,
-        "grafana": settings.grafana_port,
-        "prometheus": settings.prometheus_port,
-    }
-
-
-@router.get("/", include_in_schema=False)
-async def front_page() -> FileResponse:
-    """Answer with the front page."""
-    return FileResponse(WEB / "index.html")

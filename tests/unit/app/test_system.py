@@ -80,11 +80,6 @@ def test_pages_load_nothing_from_elsewhere(client: TestClient, path: str) -> Non
             assert client.get(f"/{resource.lstrip('/')}").status_code == 200
 
 
-def test_the_front_page_links_to_the_configured_ports(client: TestClient, settings: Settings) -> None:
-    links = client.get("/links").json()
-    assert links == {"mlflow": 5002, "grafana": 3000, "prometheus": 9090}
-
-
 def test_a_sane_request_id_is_kept_and_another_is_replaced(client: TestClient) -> None:
     assert client.get("/health", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
     for bad in ("a b", "x" * 129, '"', ""):

@@ -1,0 +1,60 @@
+// Questions to the service. Addresses are relative, so that the page works under any host name and path.
+
+/** What went wrong, in words; `fields` has the message for each feature that is to blame. */
+export class Problem extends Error {
+  constructor(message, fields = {}, lines = []) {
+    super(message);
+    this.fields = fields;
+    this.lines = lines;
+  }
+}
+
+/** Return the JSON answer of GET, or of POST when there is a body; throws a Problem. */
+export async function ask(path, { body, signal } = {}) {
+  const answer = await request(path, {
+    signal,
+    ...(body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }),
+  });
+  return answer.json();
+}
+
+/** Return the bytes behind an address. */
+export async function askBytes(path) {
+  return (await request(path, {})).arrayBuffer();
+}
+
+async function request(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch (error) {
+    if (options.signal?.aborted && error.name === "AbortError") throw error;
+    throw new Problem("The service does not answer.");
+  }
+  if (!answer.ok) throw problemOf(answer.status, await answer.text());
+  return answer;
+}
+
+/** Return the Problem that an error answer tells. */
+export function problemOf(status, text) {
+  let detail;
+  try {
+    detail = JSON.parse(text).detail;
+  } catch {
+    return new Problem(`The service answered ${status}.`);
+  }
+  if (!Array.isArray(detail)) return new Problem(sentence(String(detail)));
+  const fields = {};
+  const lines = [];
+  for (const { loc, msg, input } of detail) {
+    const where = loc.filter((part) => part !== "body");
+    if (where.length === 1) fields[where[0]] ??= msg;
+    const value = input === undefined || input === null || typeof input === "object" ? "" : ` (it is ${input})`;
+    lines.push(where.length ? `${where.join(", ")}: ${msg}${value}` : sentence(msg));
+  }
+  return new Problem(lines[0] ?? `The service answered ${status}.`, fields, lines);
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}

@@ -1,0 +1,154 @@
+// Files: sent with their progress, answered by a scored file, of which the first rows are shown.
+
+import { problemOf } from "./api.js";
+import { byId, count, element } from "./text.js";
+
+const TYPES = { csv: "text/csv", parquet: "application/vnd.apache.parquet" };
+const PREVIEW_ROWS = 8;
+const PREVIEW_BYTES = 65_536;
+const SHOWN_PROBLEMS = 8;
+const FIRST_COLUMNS = ["predicted_median_house_value", "low", "high"];
+
+let request = null;
+let address = "";
+
+/** Make the box take files. */
+export function watchFiles() {
+  const drop = byId("drop");
+  byId("choose").addEventListener("click", () => byId("file").click());
+  byId("file").addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    event.target.value = ""; // so that the same file can be chosen again
+    if (file) score(file);
+  });
+  byId("example").addEventListener("click", async () => {
+    try {
+      const answer = await fetch("places/example.csv");
+      if (!answer.ok) throw problemOf(answer.status, await answer.text());
+      score(new File([await answer.blob()], "block-groups.csv"));
+    } catch (problem) {
+      fail(problem.lines ? problem.message : "The service does not answer.");
+    }
+  });
+  let inside = 0;
+  document.addEventListener("dragenter", () => inside++ || drop.classList.add("ready"));
+  document.addEventListener("dragleave", () => --inside || drop.classList.remove("ready"));
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    inside = 0;
+    drop.classList.remove("ready");
+    const [file] = event.dataTransfer.files;
+    if (file) score(file);
+  });
+}
+
+async function score(file) {
+  request?.abort();
+  clear();
+  const given = await kindOf(file);
+  if (!given) return fail(`${file.name} is neither CSV nor Parquet.`);
+  const wanted = document.querySelector('input[name="kind"]:checked').value;
+  say(`Sending ${file.name} (${size(file.size)})…`);
+  byId("progress").hidden = false;
+  byId("progress").value = 0;
+  // fetch() tells nothing about how much has been sent
+  request = new XMLHttpRequest();
+  request.open("POST", "predict/batch");
+  request.setRequestHeader("Content-Type", TYPES[given]);
+  request.setRequestHeader("Accept", TYPES[wanted]);
+  request.responseType = "blob";
+  request.upload.addEventListener("progress", ({ loaded, total }) => (byId("progress").value = total ? loaded / total : 0));
+  request.upload.addEventListener("load", () => {
+    byId("progress").removeAttribute("value");
+    say(`Predicting ${file.name}…`);
+  });
+  request.addEventListener("progress", ({ loaded }) => loaded && say(`Predicting ${file.name}: ${size(loaded)} have come back…`));
+  request.addEventListener("error", () => fail("The answer ended early: the service stopped, or the file could not be read. Send it again."));
+  request.addEventListener("load", ({ target }) => finish(file, wanted, target));
+  request.send(file);
+}
+
+async function finish(file, kind, { status, response }) {
+  if (status !== 200) {
+    const problem = problemOf(status, await response.text());
+    return fail(problem.lines.length > 1 ? `${file.name} was not scored: ${problems(problem.lines.length)}.` : problem.message, problem.lines);
+  }
+  byId("progress").hidden = true;
+  const name = `${file.name.replace(/\.\w+$/, "")}-scored.${kind}`;
+  address = URL.createObjectURL(response);
+  byId("download").href = address;
+  byId("download").download = name;
+  byId("download").textContent = `Download ${name} (${size(response.size)})`;
+  byId("download-line").hidden = false;
+  if (kind === "csv") {
+    const text = await response.slice(0, PREVIEW_BYTES).text();
+    const rows = parse(text, PREVIEW_ROWS + 1);
+    preview(rows);
+    say(response.size <= PREVIEW_BYTES ? `Done: ${count(text.trim().split("\n").length - 1)} rows.` : `Done. The first ${rows.length - 1} rows:`);
+  } else {
+    say("Done. A preview is shown of answers in CSV.");
+  }
+}
+
+function preview([header, ...rows]) {
+  const order = [...FIRST_COLUMNS, ...header.filter((name) => !FIRST_COLUMNS.includes(name) && name !== "prediction_id")];
+  const columns = order.map((name) => header.indexOf(name)).filter((place) => place >= 0);
+  const heads = columns.map((place) => element("th", { scope: "col", textContent: header[place].replaceAll("_", " ") }));
+  const body = rows.map((row) => element("tr", {}, ...columns.map((place) => element("td", { textContent: brief(row[place] ?? "") }))));
+  byId("preview").querySelector("table").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...body));
+  byId("preview").hidden = false;
+}
+
+/** Return the first lines of a CSV text as lists of cells; a quoted cell may hold commas and line ends. */
+function parse(text, lines) {
+  const rows = [[]];
+  for (const [, quoted, plain, end] of text.matchAll(/(?:"((?:[^"]|"")*)"|([^,\r\n]*))(,|\r?\n|$)/g)) {
+    rows.at(-1).push(quoted === undefined ? plain : quoted.replaceAll('""', '"'));
+    if (end === ",") continue;
+    if (rows.length === lines || end === "") break;
+    rows.push([]);
+  }
+  return rows.filter((row) => row.length > 1);
+}
+
+async function kindOf(file) {
+  const start = await file.slice(0, 4).text();
+  if (start === "PAR1") return "parquet";
+  return /\.(csv|txt)$/i.test(file.name) || file.type === TYPES.csv ? "csv" : null;
+}
+
+function clear() {
+  URL.revokeObjectURL(address);
+  for (const id of ["download-line", "preview", "file-problems", "progress"]) byId(id).hidden = true;
+  byId("file-state").classList.remove("refusal");
+}
+
+function fail(message, lines = []) {
+  clear();
+  say(message);
+  byId("file-state").classList.add("refusal");
+  if (lines.length < 2) return;
+  const shown = lines.slice(0, SHOWN_PROBLEMS).map((line) => element("li", { textContent: line }));
+  if (lines.length > SHOWN_PROBLEMS) shown.push(element("li", { textContent: `and ${problems(lines.length - SHOWN_PROBLEMS)} more` }));
+  byId("file-problems").replaceChildren(...shown);
+  byId("file-problems").hidden = false;
+}
+
+function say(text) {
+  byId("file-state").textContent = text;
+}
+
+function problems(number) {
+  return `${number} problem${number === 1 ? "" : "s"}`;
+}
+
+function brief(cell) {
+  const number = Number(cell);
+  return cell === "" || Number.isNaN(number) ? cell : String(Number(number.toPrecision(6)));
+}
+
+function size(bytes) {
+  if (bytes < 10_000) return `${count(bytes)} bytes`;
+  return bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}

@@ -1,0 +1,432 @@
+// The map of all block groups: drawn from the bytes of `places`, zoomed, dragged, clicked, walked with the keyboard.
+
+import { CITIES } from "./cities.js";
+import { dollars, place } from "./text.js";
+
+const EASTWARD = Math.cos((37.25 * Math.PI) / 180); // a degree of longitude in degrees of latitude, mid-California
+const KILOMETRES = 111.2; // in a degree of latitude
+const MAX_ZOOM = 40;
+
+/** All places as typed arrays: degrees north and east, and values in the model's unit. */
+export class Places {
+  constructor(buffer) {
+    const header = new DataView(buffer);
+    this.count = header.getUint32(0, true);
+    const [south, west, step, valueStep] = [8, 12, 16, 20].map((offset) => header.getFloat32(offset, true));
+    const steps = new Uint16Array(buffer, 24, 2 * this.count); // little-endian, as all machines with a browser are
+    this.shades = new Uint8Array(buffer, 24 + 4 * this.count, this.count);
+    this.north = Float32Array.from(steps.subarray(0, this.count), (number) => south + number * step);
+    this.east = Float32Array.from(steps.subarray(this.count), (number) => west + number * step);
+    this.valueStep = valueStep;
+    this.highest = this.shades.reduce((highest, shade) => Math.max(highest, shade), 1);
+  }
+
+  /** Return the number of the place nearest to a point. */
+  nearest(north, east) {
+    let best = 0;
+    let least = Infinity;
+    for (let i = 0; i < this.count; i++) {
+      const up = this.north[i] - north;
+      const right = (this.east[i] - east) * EASTWARD;
+      const distance = up * up + right * right;
+      if (distance < least) [best, least] = [i, distance];
+    }
+    return best;
+  }
+}
+
+/** A window on the places: its centre, and how many pixels a degree of latitude has. */
+class View {
+  constructor(north, east, scale) {
+    Object.assign(this, { north, east, scale });
+  }
+
+  x(east, width) {
+    return width / 2 + (east - this.east) * EASTWARD * this.scale;
+  }
+
+  y(north, height) {
+    return height / 2 - (north - this.north) * this.scale;
+  }
+}
+
+/** A canvas that shows places through a view; what lies above the dots is drawn anew without drawing them again. */
+class Picture {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.dots = document.createElement("canvas");
+    this.fit();
+  }
+
+  /** Take the size that the page gives it; false where it has none. */
+  fit() {
+    const ratio = window.devicePixelRatio || 1;
+    this.width = this.canvas.clientWidth;
+    this.height = this.canvas.clientHeight;
+    for (const canvas of [this.canvas, this.dots]) {
+      canvas.width = Math.round(this.width * ratio);
+      canvas.height = Math.round(this.height * ratio);
+      canvas.getContext("2d").scale(ratio, ratio);
+    }
+    return this.width > 0 && this.height > 0;
+  }
+
+  drawDots(places, view, colours) {
+    const context = this.dots.getContext("2d");
+    context.clearRect(0, 0, this.width, this.height);
+    const size = Math.min(7, Math.max(1.7, 0.0105 * view.scale));
+    const round = size > 3;
+    context.globalAlpha = round ? 0.9 : 0.85;
+    for (let i = 0; i < places.count; i++) {
+      const x = view.x(places.east[i], this.width);
+      const y = view.y(places.north[i], this.height);
+      if (x < -size || y < -size || x > this.width + size || y > this.height + size) continue;
+      context.fillStyle = colours[places.shades[i]];
+      if (round) {
+        context.beginPath();
+        context.arc(x, y, size / 2, 0, 2 * Math.PI);
+        context.fill();
+      } else {
+        context.fillRect(x - size / 2, y - size / 2, size, size);
+      }
+    }
+  }
+
+  /** Copy the dots and return a context to draw above them. */
+  begin() {
+    const context = this.canvas.getContext("2d");
+    context.clearRect(0, 0, this.width, this.height);
+    if (this.dots.width && this.dots.height) context.drawImage(this.dots, 0, 0, this.width, this.height);
+    return context;
+  }
+}
+
+/** The map that is clicked; `onChoose(north, east)` is told where. */
+export class MapPanel {
+  constructor(canvas, readout, onChoose) {
+    this.picture = new Picture(canvas);
+    this.readout = readout;
+    this.onChoose = onChoose;
+    this.marks = [];
+    this.cursor = null;
+    this.hovered = -1;
+    this._listen(canvas);
+    new ResizeObserver(() => this.redraw()).observe(canvas);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
+  }
+
+  show(places) {
+    this.places = places;
+    this.all = null;
+    this.redraw();
+  }
+
+  /** Mark a chosen place and others to compare, each `{north, east}`. */
+  mark(chosen, others) {
+    this.chosen = chosen;
+    this.marks = others;
+    this._drawAbove();
+  }
+
+  /** Show a point in the middle, that many times as large as the whole. */
+  goTo(north, east, zoom) {
+    this._show(new View(north, east, this._whole().scale * zoom));
+  }
+
+  zoomBy(factor, x = this.picture.width / 2, y = this.picture.height / 2) {
+    const { north, east } = this._at(x, y);
+    const whole = this._whole();
+    const scale = Math.min(MAX_ZOOM * whole.scale, Math.max(whole.scale, this.view.scale * factor));
+    // What lies under the pointer stays there.
+    const { width, height } = this.picture;
+    this._show(new View(north + (y - height / 2) / scale, east - (x - width / 2) / scale / EASTWARD, scale));
+  }
+
+  zoomOut() {
+    this._show(this._whole());
+  }
+
+  redraw() {
+    if (!this.picture.fit() || !this.places) return;
+    const isWhole = !this.view || this.view === this.all;
+    this.all = null;
+    this._show(isWhole ? this._whole() : this.view);
+  }
+
+  _whole() {
+    if (!this.all) {
+      const { width, height } = this.picture;
+      const [south, north] = [32.4, 42.1];
+      const [west, east] = [-124.6, -114.1];
+      const scale = Math.min(width / ((east - west) * EASTWARD), height / (north - south));
+      this.all = new View((north + south) / 2, (east + west) / 2, scale);
+    }
+    return this.all;
+  }
+
+  _show(view) {
+    const whole = this._whole();
+    const margin = 1 - whole.scale / view.scale; // the centre moves as far as the whole is larger than the window
+    const clamp = (value, centre, reach) => Math.min(centre + reach, Math.max(centre - reach, value));
+    if (view !== whole) {
+      view.north = clamp(view.north, whole.north, 5 * margin);
+      view.east = clamp(view.east, whole.east, 5.3 * margin);
+    }
+    this.view = view.scale <= whole.scale ? whole : view;
+    // A finger scrolls the page over the whole map, and moves the map when there is more than is seen.
+    this.picture.canvas.style.touchAction = this.view === whole ? "pan-y" : "none";
+    this.colours = colours(this.places.highest);
+    this.picture.drawDots(this.places, this.view, this.colours);
+    this._drawAbove();
+  }
+
+  _drawAbove() {
+    if (!this.places || !this.view) return;
+    const context = this.picture.begin();
+    const { width, height } = this.picture;
+    const style = getComputedStyle(this.picture.canvas);
+    const ink = style.getPropertyValue("--ink");
+    const paper = style.getPropertyValue("--map");
+    this._drawNames(context, ink, paper);
+    const at = ({ north, east }) => [this.view.x(east, width), this.view.y(north, height)];
+    for (const mark of this.marks) ring(context, ...at(mark), 4, ink, paper);
+    if (this.hovered >= 0) {
+      const point = { north: this.places.north[this.hovered], east: this.places.east[this.hovered] };
+      ring(context, ...at(point), 5, ink, paper);
+    }
+    if (this.cursor) cross(context, ...at(this.cursor), ink, paper);
+    if (this.chosen) pin(context, ...at(this.chosen), style.getPropertyValue("--accent"), paper);
+  }
+
+  _drawNames(context, ink, paper) {
+    const zoom = this.view.scale / this._whole().scale;
+    context.font = "500 11px system-ui, sans-serif";
+    context.lineJoin = "round";
+    context.textBaseline = "middle";
+    for (const [name, north, east, from] of CITIES) {
+      if (zoom < from) continue;
+      const x = this.view.x(east, this.picture.width);
+      const y = this.view.y(north, this.picture.height);
+      const left = x > this.picture.width - 110;
+      context.textAlign = left ? "right" : "left";
+      context.lineWidth = 3;
+      context.strokeStyle = paper;
+      context.strokeText(name, x + (left ? -7 : 7), y);
+      context.fillStyle = ink;
+      context.fillText(name, x + (left ? -7 : 7), y);
+      context.fillRect(x - 1.5, y - 1.5, 3, 3);
+    }
+  }
+
+  _at(x, y) {
+    const { width, height } = this.picture;
+    return {
+      north: this.view.north - (y - height / 2) / this.view.scale,
+      east: this.view.east + (x - width / 2) / this.view.scale / EASTWARD,
+    };
+  }
+
+  _choose(point) {
+    this.chosen = point;
+    this.marks = [];
+    this._drawAbove();
+    this.onChoose(point.north, point.east);
+  }
+
+  _tell(i) {
+    const value = dollars(this.places.shades[i] * this.places.valueStep);
+    const { north, east } = { north: this.places.north[i], east: this.places.east[i] };
+    this.readout.textContent = `${place(north, east)}${near(north, east)}: about ${value} in the census`;
+  }
+
+  _listen(canvas) {
+    const pointers = new Map();
+    let moved = false;
+    let apart = 0;
+    canvas.addEventListener("pointerdown", (event) => {
+      pointers.set(event.pointerId, [event.offsetX, event.offsetY]);
+      canvas.setPointerCapture(event.pointerId);
+      if (pointers.size === 1) moved = false;
+      apart = distance(pointers);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (!this.view) return;
+      const before = pointers.get(event.pointerId);
+      const [x, y] = [event.offsetX, event.offsetY];
+      if (!before) return this._hover(x, y);
+      if (!moved && Math.hypot(x - before[0], y - before[1]) < 4) return;
+      moved = true;
+      pointers.set(event.pointerId, [x, y]);
+      if (pointers.size === 2) {
+        const now = distance(pointers);
+        const [[ax, ay], [bx, by]] = pointers.values();
+        if (apart > 0) this.zoomBy(now / apart, (ax + bx) / 2, (ay + by) / 2);
+        apart = now;
+      } else if (this.view !== this._whole()) {
+        const north = this.view.north + (y - before[1]) / this.view.scale;
+        this._show(new View(north, this.view.east - (x - before[0]) / this.view.scale / EASTWARD, this.view.scale));
+      }
+    });
+    canvas.addEventListener("pointerup", (event) => {
+      const clicked = pointers.delete(event.pointerId) && !moved && this.view;
+      if (!clicked) return;
+      this.cursor = null;
+      this._choose(this._at(event.offsetX, event.offsetY));
+    });
+    canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
+    canvas.addEventListener("pointerleave", () => this._hover(-1, -1));
+    // The wheel scrolls the page; a pinch on a touchpad comes as a wheel with Ctrl.
+    const onWheel = (event) => {
+      if (!event.ctrlKey || !this.view) return;
+      event.preventDefault();
+      this.zoomBy(Math.exp(-event.deltaY / 100), event.offsetX, event.offsetY);
+    };
+    canvas.addEventListener("wheel", onWheel, { passive: false });
+    canvas.addEventListener("keydown", (event) => this.view && this._key(event));
+    canvas.addEventListener("blur", () => {
+      this.cursor = null;
+      this._drawAbove();
+    });
+  }
+
+  _hover(x, y) {
+    if (x < 0) {
+      this.hovered = -1;
+      this.readout.textContent = "";
+    } else {
+      const { north, east } = this._at(x, y);
+      this.hovered = this.places.nearest(north, east);
+      this._tell(this.hovered);
+    }
+    this._drawAbove();
+  }
+
+  _key(event) {
+    const step = (event.shiftKey ? 0.1 : 0.02) * (this.picture.height / this.view.scale);
+    const steps = { ArrowUp: [step, 0], ArrowDown: [-step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step] };
+    const cursor = this.cursor ?? { ...(this.chosen ?? this.view) };
+    if (steps[event.key]) {
+      const [up, right] = steps[event.key];
+      this.cursor = { north: cursor.north + up, east: cursor.east + right / EASTWARD };
+      const [x, y] = [this.view.x(this.cursor.east, this.picture.width), this.view.y(this.cursor.north, this.picture.height)];
+      if (x < 0 || y < 0 || x > this.picture.width || y > this.picture.height) {
+        this._show(new View(this.cursor.north, this.cursor.east, this.view.scale));
+      }
+      this._tell(this.places.nearest(this.cursor.north, this.cursor.east));
+      this._drawAbove();
+    } else if (event.key === "Enter" || event.key === " ") {
+      this.cursor = cursor;
+      this._choose({ north: cursor.north, east: cursor.east });
+    } else if (event.key === "+" || event.key === "=") {
+      this.goTo(cursor.north, cursor.east, Math.min(MAX_ZOOM, (this.view.scale / this._whole().scale) * 1.6));
+    } else if (event.key === "-") {
+      this.zoomBy(1 / 1.6);
+    } else if (event.key === "0") {
+      this.zoomOut();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+}
+
+/** Draw what is around a place, with the others numbered; returns how many kilometres the picture is wide. */
+export function drawLens(canvas, places, chosen, others) {
+  const picture = new Picture(canvas);
+  const reach = Math.max(
+    0.02,
+    ...others.map(({ north, east }) => Math.max(Math.abs(north - chosen.north), Math.abs(east - chosen.east) * EASTWARD)),
+  );
+  const view = new View(chosen.north, chosen.east, Math.min(picture.width, picture.height) / (2.6 * reach));
+  picture.drawDots(places, view, colours(places.highest));
+  const context = picture.begin();
+  const style = getComputedStyle(canvas);
+  const paper = style.getPropertyValue("--map");
+  context.font = "600 11px system-ui, sans-serif";
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  const taken = [];
+  others.forEach(({ north, east }, i) => {
+    let [x, y] = [view.x(east, picture.width), view.y(north, picture.height)];
+    // Several block groups often share the rounded coordinates of the census.
+    const aside = x < picture.width / 2 ? 17 : -17;
+    while (taken.some(([otherX, otherY]) => Math.hypot(otherX - x, otherY - y) < 17)) x += aside;
+    taken.push([x, y]);
+    context.beginPath();
+    context.arc(x, y, 8.5, 0, 2 * Math.PI);
+    context.fillStyle = style.getPropertyValue("--ink");
+    context.fill();
+    context.strokeStyle = paper;
+    context.lineWidth = 1.5;
+    context.stroke();
+    context.fillStyle = paper;
+    context.fillText(String(i + 1), x, y + 0.5);
+  });
+  pin(context, picture.width / 2, picture.height / 2, style.getPropertyValue("--accent"), paper);
+  return (picture.width / view.scale) * KILOMETRES;
+}
+
+/** Return a colour for each value of a byte, from the stops in the style sheet. */
+function colours(highest) {
+  const stops = getComputedStyle(document.documentElement).getPropertyValue("--ramp").split(",");
+  const channels = stops.map((stop) => stop.trim().match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16)));
+  return Array.from({ length: 256 }, (_, shade) => {
+    const at = Math.min(1, shade / highest) * (channels.length - 1);
+    const [low, high] = [channels[Math.floor(at)], channels[Math.ceil(at)]];
+    const mixed = low.map((channel, i) => Math.round(channel + (high[i] - channel) * (at - Math.floor(at))));
+    return `rgb(${mixed})`;
+  });
+}
+
+/** Return ", Oakland" where a place is close to a city that has a name here. */
+function near(north, east) {
+  const close = CITIES.map(([name, lat, lon]) => [Math.hypot(lat - north, (lon - east) * EASTWARD) * KILOMETRES, name]);
+  const [kilometres, name] = close.reduce((best, other) => (other[0] < best[0] ? other : best));
+  return kilometres < 8 ? `, ${name}` : "";
+}
+
+function distance(pointers) {
+  if (pointers.size < 2) return 0;
+  const [[ax, ay], [bx, by]] = pointers.values();
+  return Math.hypot(ax - bx, ay - by);
+}
+
+function ring(context, x, y, radius, ink, paper) {
+  for (const [width, colour] of [[4, paper], [1.75, ink]]) {
+    context.beginPath();
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.lineWidth = width;
+    context.strokeStyle = colour;
+    context.stroke();
+  }
+}
+
+function cross(context, x, y, ink, paper) {
+  for (const [width, colour] of [[4, paper], [1.75, ink]]) {
+    context.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      context.moveTo(x + 4 * dx, y + 4 * dy);
+      context.lineTo(x + 14 * dx, y + 14 * dy);
+    }
+    context.lineWidth = width;
+    context.strokeStyle = colour;
+    context.stroke();
+  }
+}
+
+function pin(context, x, y, colour, paper) {
+  context.beginPath();
+  context.moveTo(x, y);
+  context.bezierCurveTo(x - 3, y - 8, x - 8, y - 10, x - 8, y - 16);
+  context.arc(x, y - 16, 8, Math.PI, 0);
+  context.bezierCurveTo(x + 8, y - 10, x + 3, y - 8, x, y);
+  context.fillStyle = colour;
+  context.fill();
+  context.lineWidth = 1.5;
+  context.strokeStyle = paper;
+  context.stroke();
+  context.beginPath();
+  context.arc(x, y - 16, 3, 0, 2 * Math.PI);
+  context.fillStyle = paper;
+  context.fill();
+}

@@ -1,0 +1,181 @@
+// The system: asked every few seconds while somebody looks, shown in words, and never by colour alone.
+
+import { ask } from "./api.js";
+import { ago, announce, byId, count, dollars, element } from "./text.js";
+
+const EVERY = 3000; // milliseconds
+const PATIENCE = 6000;
+const WORDS = { up: "up", down: "down", starting: "starting", missing: "not installed", unknown: "not known" };
+const DRIFT = { drift: "bad", "no drift": "good", "check failed": "bad" };
+
+let before = null; // the overview shown now
+let silentSince = null;
+let timer = 0;
+
+/** Keep the section up to date; `onChange()` is called when another version serves, or the service answers again. */
+export function watchSystem(onChange) {
+  const look = async () => {
+    clearTimeout(timer);
+    try {
+      const overview = await ask("overview", { signal: AbortSignal.timeout(PATIENCE) });
+      show(overview, onChange);
+    } catch {
+      showSilence();
+    }
+    if (!document.hidden) timer = setTimeout(look, EVERY);
+  };
+  document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : look()));
+  look();
+}
+
+function show(overview, onChange) {
+  const back = silentSince !== null;
+  if (back) announce("The service answers again.");
+  silentSince = null;
+  byId("outage").hidden = true;
+  byId("system").classList.remove("stale");
+  byId("asked").textContent = `as of ${new Date(overview.now).toLocaleTimeString()}`;
+  showServices(overview);
+  showModel(overview);
+  showLive(overview);
+  showDrift(overview);
+  showRetrainings(overview);
+  const version = overview.model?.version;
+  const promoted = before && version && version !== before.model?.version;
+  if (promoted) announce(`Version ${version} serves now.`);
+  if (promoted || (back && version)) onChange();
+  before = overview;
+}
+
+function showSilence() {
+  if (silentSince === null) silentSince = new Date();
+  const outage = byId("outage");
+  const text = `The service has not answered since ${silentSince.toLocaleTimeString()}. Asking again every few seconds.`;
+  if (outage.hidden || outage.textContent !== text) outage.textContent = text;
+  outage.hidden = false;
+  byId("system").classList.add("stale");
+  const api = byId("service-api");
+  if (api) setState(api, "down", "does not answer this page");
+  setPulse("down", "The service does not answer");
+}
+
+function showServices({ services, model, model_state: state }) {
+  for (const service of services) {
+    const item = byId(`service-${service.name}`) ?? newService(service);
+    const said = item.dataset.state;
+    if (said && said !== service.state) announce(`${service.title} is ${WORDS[service.state]}.`);
+    setState(item, service.state, service.detail);
+    if (service.state === "missing") item.querySelector("a").removeAttribute("href");
+    else item.querySelector("a").href = addressOf(service);
+  }
+  const ill = services.filter(({ state }) => state === "down").map(({ title }) => title);
+  const waiting = services.filter(({ state }) => state === "starting").map(({ title }) => title);
+  if (ill.length) setPulse("down", `${ill.join(" and ")} ${ill.length > 1 ? "are" : "is"} down`);
+  else if (!model) setPulse("starting", "No model yet");
+  else if (waiting.length) setPulse("starting", `${waiting.join(" and ")} ${waiting.length > 1 ? "start" : "starts"}`);
+  else setPulse("up", `Version ${model.version} serves`);
+  byId("model-state").textContent = model ? "" : sentence(state);
+}
+
+function newService(service) {
+  const title = element("a", { textContent: service.title });
+  const state = element("span", { className: "state" });
+  const head = element("div", { className: "service" }, element("span", { className: "dot", ariaHidden: "true" }), title, state);
+  const item = element("li", { id: `service-${service.name}` }, head, element("p", { className: "note" }));
+  byId("services").append(item);
+  return item;
+}
+
+function setState(item, state, detail) {
+  item.dataset.state = state;
+  item.querySelector(".state").textContent = WORDS[state];
+  // What stands between backticks is a command.
+  const parts = detail.split("`").map((part, i) => (i % 2 ? element("code", { textContent: part }) : part));
+  item.querySelector(".note").replaceChildren(...parts);
+}
+
+function setPulse(state, text) {
+  byId("pulse").dataset.state = state;
+  byId("pulse").textContent = text;
+}
+
+/** Return where a service is for this browser: under the name that the page has, or at its own address. */
+function addressOf({ name, port, url }) {
+  if (name === "api") return "docs";
+  return url ?? `${location.protocol}//${location.hostname}:${port}/`;
+}
+
+function showModel({ model, services, now }) {
+  byId("model").hidden = !model;
+  if (!model) return;
+  const mlflow = addressOf(services.find(({ name }) => name === "mlflow")).replace(/\/$/, "");
+  const registered = model.source !== "dummy";
+  link("model-version", `${model.name} ${model.version}`, registered && `${mlflow}/#/models/${encodeURIComponent(model.name)}/versions/${model.version}`);
+  byId("model-age").textContent = model.registered_at ? ago(model.registered_at, now) : "";
+  byId("model-family").textContent = model.family;
+  byId("model-error").textContent =
+    model.test_rmse === null ? "not measured" : `${dollars(model.test_rmse)} (RMSE ${model.test_rmse.toFixed(3)} on test rows)`;
+  byId("model-coverage").textContent = `holds ${Math.round(100 * model.coverage)} % of true values`;
+  byId("model-engine").textContent = `${model.engine}, from the ${model.source}`;
+  link("model-run", `run ${model.run_id.slice(0, 8)}`, registered && `${mlflow}/#/runs/${model.run_id}`);
+  digest("model-data", model.data_md5, "MD5");
+  digest("model-code", model.code_digest, "digest");
+}
+
+function link(id, text, href) {
+  const anchor = byId(id);
+  anchor.textContent = text;
+  if (href) anchor.href = href;
+  else anchor.removeAttribute("href");
+}
+
+function digest(id, value, kind) {
+  byId(id).replaceChildren(value ? element("code", { textContent: value.slice(0, 12), title: value }) : "not recorded", value ? ` ${kind}` : "");
+}
+
+function showLive({ live, model, prediction_log: log, now }) {
+  const minutes = live.per_minute;
+  const hour = minutes.reduce((sum, number) => sum + number, 0);
+  byId("per-minute").textContent = count(minutes.at(-1));
+  byId("per-hour").textContent = `${count(hour)} predictions`;
+  const test = model?.test_rmse;
+  byId("live-error").textContent =
+    live.rmse === null ? "no labels yet" : `RMSE ${live.rmse.toFixed(3)} of ${count(live.labels)} labels${test ? `, ${test.toFixed(3)} in the test` : ""}`;
+  byId("log").textContent = log;
+  byId("up-since").textContent = `${new Date(live.started_at).toLocaleString()} (${ago(live.started_at, now)})`;
+  const highest = Math.max(...minutes, 1);
+  const bars = minutes.map((number, i) => {
+    const height = number ? Math.max(1.5, (46 * number) / highest) : 0.75;
+    return `M${4 * i + 0.5} 48v${-height}h3v${height}z`;
+  });
+  const path = byId("hour").firstElementChild ?? byId("hour").appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
+  path.setAttribute("d", bars.join(""));
+  byId("hour").setAttribute("aria-label", `Predictions per minute in the last hour: ${count(hour)} in all, at most ${count(Math.max(...minutes))} in a minute`);
+}
+
+function showDrift({ drift, now }) {
+  const pill = byId("drift-status");
+  pill.textContent = drift?.retraining ? "retraining now" : (drift?.status ?? "not looked at yet");
+  pill.dataset.state = DRIFT[drift?.status] ?? "unknown";
+  byId("drift-age").textContent = drift?.checked_at ? ago(drift.checked_at, now) : "";
+  byId("drift-summary").textContent = drift ? sentence(drift.says || drift.summary) : "The monitor makes its first check within a minute.";
+  byId("drift-link").hidden = !drift;
+  byId("drift-report").setAttribute("href", drift ? "drift?format=html" : "#system");
+}
+
+function showRetrainings({ retrainings, now }) {
+  if (!retrainings.length) return;
+  const items = retrainings.map((entry) => {
+    const version = entry.version ? ` version ${entry.version}` : "";
+    const head = element("p", {}, element("b", { textContent: `${entry.outcome}${version}` }), ` ${ago(entry.ended_at, now)}`);
+    const why = [entry.trigger && `asked for by ${entry.trigger}`, entry.reason].filter(Boolean).join("; ");
+    const item = element("li", {}, head, element("p", { className: "note", textContent: why }));
+    item.dataset.outcome = entry.outcome;
+    return item;
+  });
+  byId("retrainings").replaceChildren(...items);
+}
+
+function sentence(text) {
+  return text && text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}

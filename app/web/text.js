@@ -1,0 +1,51 @@
+// How numbers and times are written, and small helpers for elements.
+
+const DOLLARS = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumFractionDigits: 0 });
+const COUNT = new Intl.NumberFormat("en-US");
+const UNIT = 100_000; // dollars in the model's unit
+
+/** A value in the model's unit as dollars, to the nearest hundred: "$452,600". */
+export function dollars(value) {
+  return DOLLARS.format(Math.round((value * UNIT) / 100) * 100);
+}
+
+export function count(number) {
+  return COUNT.format(number);
+}
+
+/** A number with as many digits as a person wants to see: 0.0123, 6.984, 35682. */
+export function short(number) {
+  return String(Math.abs(number) >= 100 ? Math.round(number * 100) / 100 : Number(number.toPrecision(4)));
+}
+
+export function kilometres(number) {
+  return `${number < 10 ? number.toFixed(1) : Math.round(number)} km`;
+}
+
+/** "just now", "5 min ago", "3 h ago", "2 days ago" */
+export function ago(time, now) {
+  const seconds = (new Date(now) - new Date(time)) / 1000;
+  if (seconds < 45) return "just now";
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
+  if (seconds < 129_600) return `${Math.round(seconds / 3600)} h ago`;
+  return `${Math.round(seconds / 86_400)} days ago`;
+}
+
+export function place(latitude, longitude) {
+  const north = `${Math.abs(latitude).toFixed(2)}° ${latitude < 0 ? "S" : "N"}`;
+  return `${north}, ${Math.abs(longitude).toFixed(2)}° ${longitude < 0 ? "W" : "E"}`;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** Make an element; properties are set, children are elements or text. */
+export function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+/** Tell those who hear the page instead of seeing it. */
+export function announce(text) {
+  byId("news").textContent = text;
+}
