@@ -118,9 +118,17 @@ class Champion:
         if kilometres is not None and kilometres > self.far_km:
             lines.append(
                 f"nearest_training_km {kilometres:.1f} is more than {self.far_km:g}: "
-                "so far out predictions are less certain than their intervals say"
+                "predictions so far out are less certain"
             )
         return lines
+
+    def unusual(self, rows: Matrix, kilometres: Matrix | None) -> npt.NDArray[np.bool_]:
+        """Return of which rows of shape (n, 8) `warnings` has something to say, (n,)."""
+        low, high = np.array(self.training_range).T
+        outside: npt.NDArray[np.bool_] = ((rows < low) | (rows > high)).any(axis=1)
+        if kilometres is not None:
+            outside |= kilometres > self.far_km
+        return outside
 
 
 class ChampionKeeper:

@@ -222,7 +222,8 @@ def _predict_batch(
         features = [item.row() for item in batch[start : start + CHUNK_ROWS]]
         matrix: Matrix = np.array(features, dtype=np.float64)
         predicted = champion.checked(matrix)
-        for row, value, low, high, kilometres in zip(features, *_as_lists(predicted), strict=True):
+        unusual = champion.unusual(matrix, predicted.kilometres).tolist()
+        for row, warned, value, low, high, kilometres in zip(features, unusual, *_as_lists(predicted), strict=True):
             prediction_id = new_id()
             rows.append((prediction_id, request_id, requested_at, champion.version, *row, value, low, high))
             answers.append(
@@ -231,7 +232,7 @@ def _predict_batch(
                     interval=Interval(low=low, high=high, coverage=champion.coverage),
                     model_version=champion.version,
                     prediction_id=prediction_id,
-                    warnings=champion.warnings(row, kilometres),
+                    warnings=champion.warnings(row, kilometres) if warned else [],
                 )
             )
     return rows, answers

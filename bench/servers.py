@@ -27,6 +27,12 @@ async def answer(features: HouseFeatures) -> Prediction:
     return _ANSWER
 
 
+@empty.post("/predict/batch")
+async def answer_batch(batch: Batch) -> list[Prediction]:
+    """Check a list of rows, and answer each in the same way."""
+    return [_ANSWER] * len(batch)
+
+
 @asynccontextmanager
 async def _loaded(app: FastAPI) -> Any:
     import mlflow.pyfunc  # noqa: PLC0415 - not for the empty one

@@ -1,7 +1,7 @@
 """How fast the service is beside others that serve the same model: ``python -m bench.serving``, some three minutes.
 
-Four servers in turn, each alone on one core, with the load from another core: the service with everything on
-(validation, intervals, committed log, metrics), an endpoint of the same web framework and schema that predicts
+Four servers take turns on one core, round after round, with the load from another core: the service with everything
+on (validation, intervals, committed log, metrics), an endpoint of the same web framework and schema that predicts
 nothing, ``mlflow models serve``, and the model as a pyfunc behind FastAPI. No row is sent twice in a row. The model
 is the version that serves in STATE_DIR; the servers have free ports and their state in a temporary directory.
 The table is written to bench/README.md.
@@ -21,9 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,7 @@ class Server:
     name: str
     command: Callable[[int], list[str]]
     one: str
-    many: str | None
+    many: str
     one_body: Callable[[Matrix], Any]
     many_body: Callable[[Matrix], Any]
     ready: str
@@ -121,30 +123,54 @@ def main() -> None:
     os.sched_setaffinity(0, {load_core})
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         scratch = Path(directory)
-        (scratch / "wrk.lua").write_text(LUA)
-        results = {}
-        for server in _servers():
-            with _started(server, model, scratch, server_core) as running:
-                bodies = "\n".join(json.dumps(server.one_body(row)) for row in rows[:ROWS, None])
-                (scratch / "bodies").write_text(bodies + "\n")
-                _wrk_run(wrk, running, connections=16, seconds=WARM_UP_SECONDS)
-                loads = {count: _wrk_run(wrk, running, count, options.seconds) for count in CONNECTIONS}
-                batches = _batch_times(server, running.port, rows) if server.many else {}
-                results[server.name] = Result(loads, batches, _memory(running.process))
-                sys.stdout.write(f"{_line(server.name, results[server.name])}\n")
+        with ExitStack() as stack:
+            running = [
+                stack.enter_context(_started(server, model, scratch / str(number), server_core))
+                for number, server in enumerate(_servers())
+            ]
+            results = _measure(running, rows, wrk, options)
         lines = _report(results, len(cores))
         if options.file_rows:
-            lines += _file_report(model, raw, options.file_rows, scratch, server_core)
+            lines += _file_report(model, raw, options.file_rows, scratch / "file", server_core)
     text = "\n".join(lines)
     sys.stdout.write(f"\n{text}\n")
     if not options.dry:
         _write(text)
 
 
+def _measure(running: Sequence[Running], rows: Matrix, wrk: str, options: argparse.Namespace) -> dict[str, Result]:
+    """Return what each server showed in its median round: they take turns, so that all see the same machine."""
+    for one in running:
+        bodies = "\n".join(json.dumps(one.server.one_body(row)) for row in rows[:ROWS, None])
+        (one.scratch / "bodies").write_text(bodies + "\n")
+        _wrk_run(wrk, one, connections=16, seconds=WARM_UP_SECONDS)
+    loads: dict[tuple[str, int], list[Load]] = defaultdict(list)
+    for count in CONNECTIONS:
+        for _ in range(options.rounds):
+            for one in running:
+                load = _wrk_run(wrk, one, count, options.seconds)
+                loads[one.server.name, count].append(load)
+                sys.stdout.write(f"{one.server.name}: {load.rate:,.0f}/s ({load.processor:,.0f} µs) at {count}\n")
+    times: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for size, calls in BATCHES.items():
+        for call in range(calls):
+            for one in running:
+                times[one.server.name, size].append(_batch_time(one, rows, size, call))
+    return {
+        name: Result(
+            {count: sorted(loads[name, count], key=attrgetter("rate"))[options.rounds // 2] for count in CONNECTIONS},
+            {size: statistics.median(times[name, size]) for size in BATCHES},
+            _memory(one.process),
+        )
+        for name, one in ((one.server.name, one) for one in running)
+    }
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.serving")
     parser.add_argument("--model", type=Path, help="directory of an MLflow model with its scorer")
-    parser.add_argument("--seconds", type=int, default=5, help="of each run of wrk (5)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="in which the servers take turns (3)")
     parser.add_argument("--file-rows", type=int, default=1_000_000, help="rows of the Parquet file; 0: no file")
     parser.add_argument("--dry", action="store_true", help="print only, leave bench/README.md alone")
     return parser.parse_args()
@@ -193,7 +219,7 @@ def _servers() -> list[Server]:
         Server(
             "this service", lambda _: _python("app.main"), "/predict", "/predict/batch", record, records, "/ready"
         ),
-        Server(EMPTY, uvicorn("empty"), "/predict", None, record, records, "/openapi.json"),
+        Server(EMPTY, uvicorn("empty"), "/predict", "/predict/batch", record, records, "/openapi.json"),
         Server(
             MLFLOW,
             lambda port: [
@@ -218,7 +244,7 @@ def _python(module: str) -> list[str]:
 
 @contextmanager
 def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[Running]:
-    """Start a server on one core, and end it."""
+    """Start a server on one core in a directory of its own, and end it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -228,6 +254,7 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
         shutil.copytree(model, copy, dirs_exist_ok=True)  # mlflow models serve refuses a link
     pointer = {"version": "1", "directory": "model", "run_id": "bench"}
     (state / "champion" / "current.json").write_text(json.dumps(pointer))
+    (scratch / "wrk.lua").write_text(LUA)
     settings = {
         "STATE_DIR": state,
         "API_PORT": port,
@@ -318,26 +345,22 @@ def _wrk_run(wrk: str, running: Running, connections: int, seconds: int) -> Load
     )
 
 
-def _batch_times(server: Server, port: int, rows: Matrix) -> dict[int, float]:
-    """Return the median milliseconds of a list of rows, the answer read to its end."""
-    assert server.many is not None
-    times = {}
-    for size, calls in BATCHES.items():
-        seconds = []
-        for call in range(calls):
-            chosen = rows[(np.arange(size) + call * size) % len(rows)]
-            body = json.dumps(server.many_body(chosen)).encode()
-            start = time.perf_counter()
-            status, answer = _ask(port, "POST", server.many, body)
-            seconds.append(time.perf_counter() - start)
-            if status != 200:
-                sys.exit(f"{server.name} answers {status} for {size} rows: {answer[:300]!r}")
-        times[size] = statistics.median(seconds) * 1e3
-    return times
+def _batch_time(running: Running, rows: Matrix, size: int, call: int) -> float:
+    """Return the milliseconds of a list of rows, other ones for each call, the answer read to its end."""
+    server = running.server
+    chosen = rows[(np.arange(size) + call * size) % len(rows)]
+    body = json.dumps(server.many_body(chosen)).encode()
+    start = time.perf_counter()
+    status, answer = _ask(running.port, "POST", server.many, body)
+    seconds = time.perf_counter() - start
+    if status != 200:
+        sys.exit(f"{server.name} answers {status} for {size} rows: {answer[:300]!r}")
+    return seconds * 1e3
 
 
 def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int) -> list[str]:
     """Return how a Parquet file goes through the service, beside the scorer alone on the same core."""
+    scratch.mkdir()
     pd.DataFrame(varied(raw, count), columns=list(FEATURE_NAMES)).to_parquet(scratch / "rows.parquet")
     alone = _scorer_rate(model, raw, core)
     service = _servers()[0]
@@ -380,11 +403,6 @@ def _scorer_rate(model: Path, raw: Matrix, core: int) -> float:
         os.sched_setaffinity(0, own)
 
 
-def _line(name: str, result: Result) -> str:
-    rates = (f"{load.rate:,.0f}/s ({load.processor:,.0f} µs) at {load.connections}" for load in result.loads.values())
-    return f"{name}: {', '.join(rates)}; {result.memory:.0f} MiB"
-
-
 def _report(results: dict[str, Result], cores: int) -> list[str]:
     one = [
         [name, load.connections, f"{load.rate:,.0f}", f"{load.p50:.2f}", f"{load.p99:.2f}", f"{load.processor:,.0f}"]
@@ -393,8 +411,6 @@ def _report(results: dict[str, Result], cores: int) -> list[str]:
     ]
     many = [
         [name, *(f"{result.batches[size]:,.1f}" for size in BATCHES), f"{result.memory:.0f}"]
-        if result.batches
-        else [name, *("" for _ in BATCHES), f"{result.memory:.0f}"]
         for name, result in results.items()
     ]
     ours, others = results[OURS], [results[name] for name in (EMPTY, MLFLOW, PYFUNC)]
