@@ -60,7 +60,7 @@ export function showComparable(places, onVisit) {
         element("td", { textContent: kilometres(place.kilometres) }),
         element("td", {}, element("b", { textContent: dollars(place.actual_value) })),
         element("td", { textContent: dollars(MedInc / 10) }),
-        element("td", { textContent: short(Math.round(AveRooms * 10) / 10) }),
+        element("td", { textContent: AveRooms.toFixed(1) }),
         element("td", { textContent: short(HouseAge) }),
       );
     }),

@@ -203,11 +203,16 @@ export class MapPanel {
     context.font = "500 11px system-ui, sans-serif";
     context.lineJoin = "round";
     context.textBaseline = "middle";
+    const taken = [];
     for (const [name, north, east, from] of CITIES) {
       if (zoom < from) continue;
       const x = this.view.x(east, this.picture.width);
       const y = this.view.y(north, this.picture.height);
-      const left = x > this.picture.width - 110;
+      const width = context.measureText(name).width + 10;
+      const left = x + width > this.picture.width;
+      const [start, end] = left ? [x - width, x] : [x, x + width];
+      if (taken.some((box) => Math.abs(box.y - y) < 13 && start < box.end && box.start < end)) continue;
+      taken.push({ y, start, end });
       context.textAlign = left ? "right" : "left";
       context.lineWidth = 3;
       context.strokeStyle = paper;
