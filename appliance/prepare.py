@@ -9,6 +9,7 @@ It runs at every start, so it imports no MLflow: migrating an empty file takes 6
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -29,6 +30,7 @@ LOCK_DESCRIPTOR = 9  # entrypoint.sh opens run/lock there and keeps it open
 LEAST_FREE_BYTES = 1_000_000_000
 LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, macOS 103
 DIRECTORIES = ("mlflow/artifacts", "champion", "prometheus", "grafana/plugins", "logs", "run")
+OWN = ("run", "mlflow", "champion", "workspace", "logs", "predictions.db")  # what another user may have left
 OUTLIVES_A_START = {"lock", "retrain.lock"}
 
 
@@ -62,16 +64,20 @@ def prepare(settings: Settings) -> None:
 
 
 def check_writable(state: Path) -> None:
-    """Refuse a directory in which this user cannot make files."""
+    """Refuse a directory in which this user cannot make files, or whose content another user has made."""
+    probe = state / f".probe-{os.getpid()}"
     try:
         state.mkdir(parents=True, exist_ok=True)
-        probe = state / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        for name in OWN:
+            path = state / name
+            if path.exists() and not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, f"{path} belongs to uid {path.stat().st_uid}")
     except OSError as error:
         raise RefusedError(
             f"STATE_DIR={state}: uid {os.getuid()} cannot write there ({error.strerror}); "
-            f"give it to that user (chown {os.getuid()} {state}) or set STATE_DIR to another directory"
+            f"give it to that user (chown -R {os.getuid()} {state}) or set STATE_DIR to another directory"
         ) from None
 
 
