@@ -146,11 +146,23 @@ def test_the_service_answers_during_a_retraining(running: Appliance) -> None:
     assert answered > 20
 
 
-def test_retraining_without_mlflow_is_refused_in_one_line(new_appliance: Callable[..., Appliance]) -> None:
-    result = new_appliance().make("retrain")
+def test_retraining_needs_no_running_appliance(
+    new_appliance: Callable[..., Appliance], first_start: tuple[Appliance, str]
+) -> None:
+    appliance = new_appliance(state_of=first_start[0])
+    result = appliance.make("retrain")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "unchanged" in result.stdout
+    assert appliance.processes() == []
+
+
+def test_retraining_without_the_registry_of_a_running_appliance_is_refused_in_one_line(
+    new_appliance: Callable[..., Appliance],
+) -> None:
+    result = new_appliance(MLFLOW_TRACKING_URI="http://127.0.0.1:9").make("retrain")
     assert result.returncode != 0
     assert len(result.stdout.splitlines()) == 1
-    assert "make up starts it" in result.stdout
+    assert "make status" in result.stdout
 
 
 def test_a_crash_loop_ends_everything_non_zero_with_one_line(
