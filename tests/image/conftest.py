@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.image.docker import HARDENED, Container, docker
+from tests.image.docker import HARDENED, PROGRAMS, Container, docker
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "house-prices:test"
+LONGEST_START = 300  # seconds; that a start is quick has tests of its own
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def first_start(image: str, volumes: Callable[..., str]) -> FirstStart:
     volume = volumes()
     container = Container(image, [*HARDENED, "--volume", f"{volume}:/data"])
     try:
-        seconds = container.wait_ready(120)
+        seconds = container.wait_ready(LONGEST_START)
         seen = FirstStart(
             volume=volume,
             seconds=seconds,
@@ -98,13 +100,52 @@ def trained(run: Callable[..., Container], volumes: Callable[..., str], first_st
     return container
 
 
+@pytest.fixture(scope="session")
+def appliances(image: str, volumes: Callable[..., str], first_start: FirstStart) -> Iterator[dict[str, Container]]:
+    """A container like `trained` for each program to be ill in; whoever uses one leaves it healthy."""
+    mounts = {program: f"{volumes(first_start.volume)}:/data" for program in PROGRAMS}
+    containers = {program: Container(image, [*HARDENED, "--volume", mount]) for program, mount in mounts.items()}
+    try:
+        for container in containers.values():
+            container.wait_ready(LONGEST_START)
+        yield containers
+    finally:
+        for container in containers.values():
+            container.remove()
+
+
+@pytest.fixture
+def appliance(appliances: dict[str, Container]) -> Container:
+    """One of them, for whatever leaves it healthy."""
+    return appliances["api"]
+
+
+@pytest.fixture
+def small_params(tmp_path: Path) -> Path:
+    """A params.yaml with the quickest candidates only, for tests that are not about the model."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["train"]["candidates"] = {"linear": {}, "hist_gradient_boosting": {"max_iter": 20}}
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(params, sort_keys=False))
+    return readable(file)
+
+
+def readable(file: Path) -> Path:
+    """Return a file that any user in a container can read."""
+    file.chmod(0o644)
+    file.parent.chmod(0o755)
+    return file
+
+
 def _memory(container: Container) -> int:
-    """Return the proportional set size of all processes, in bytes."""
+    """Return the proportional set size of all processes but Grafana's, in bytes."""
     script = (
         "import pathlib, re\n"
         "total = 0\n"
         "for p in pathlib.Path('/proc').glob('[0-9]*/smaps_rollup'):\n"
-        "    try: total += int(re.search(r'Pss: +([0-9]+)', p.read_text())[1])\n"
+        "    try:\n"
+        "        if not (p.parent / 'cmdline').read_bytes().startswith(b'grafana'):\n"
+        "            total += int(re.search(r'Pss: +([0-9]+)', p.read_text())[1])\n"
         "    except (OSError, TypeError): pass\n"
         "print(total * 1024)\n"
     )

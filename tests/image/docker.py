@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -51,6 +52,13 @@ class Container:
         self.started = time.monotonic()
         docker("run", "--detach", "--name", self.name, *options, image, *command)
 
+    @classmethod
+    def named(cls, name: str) -> Container:
+        """Return a container that somebody else starts about now."""
+        container = cls.__new__(cls)
+        container.name, container.started = name, time.monotonic()
+        return container
+
     def exec(self, *command: str, check: bool = True, user: str = "") -> str:
         options = ["--user", user] if user else []
         return docker("exec", *options, self.name, *command, check=check).stdout.strip()
@@ -65,26 +73,39 @@ class Container:
 
     def wait_ready(self, seconds: float) -> float:
         """Return the seconds from the start until ``run/ready`` appeared."""
-        while docker("exec", self.name, "test", "-e", "/data/run/ready", check=False).returncode:
-            passed = time.monotonic() - self.started
-            assert self.state()["Running"], f"ended after {passed:.1f} s:\n{self.logs()}"
-            assert passed < seconds, f"not ready after {passed:.1f} s:\n{self.logs()}"
-            time.sleep(0.3)
+        self.wait_for("[ -e /data/run/ready ]", self.started + seconds - time.monotonic())
         return time.monotonic() - self.started
+
+    def wait_for(self, condition: str, seconds: float) -> None:
+        """Wait until a shell in the container finds the condition true."""
+        # One command that waits, instead of many that ask: each costs a tenth of a second of a core.
+        command = ("exec", self.name, "sh", "-c", f"until {condition}; do sleep 0.1; done")
+        try:
+            ended = docker(*command, check=False, timeout=max(1.0, seconds)).returncode
+        except subprocess.TimeoutExpired:
+            ended = 1
+        assert not ended, f"never {condition} in {seconds:.0f} s:\n{self.state()}\n{self.logs()}"
 
     def wait_exit(self, seconds: float) -> int:
         """Return the exit code of a container that ends by itself."""
-        deadline = time.monotonic() + seconds
-        while self.state()["Running"]:
-            assert time.monotonic() < deadline, f"still runs after {seconds} s:\n{self.logs()}"
-            time.sleep(0.3)
-        return int(self.state()["ExitCode"])
+        try:
+            return int(docker("wait", self.name, timeout=seconds).stdout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still runs after {seconds} s:\n{self.logs()}") from None
 
-    def wait_log(self, text: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.logs():
-            assert time.monotonic() < deadline, f"no {text!r} in {seconds} s:\n{self.logs()}"
-            time.sleep(0.3)
+    def wait_log(self, text: str, seconds: float, times: int = 1) -> None:
+        """Wait until so many lines of the log have the text."""
+        command = [DOCKER, "logs", "--follow", self.name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            timer = threading.Timer(seconds, process.kill)
+            timer.start()
+            for line in process.stdout or ():
+                times -= text in line
+                if not times:
+                    break
+            timer.cancel()
+            process.kill()
+        assert not times, f"no {text!r} in {seconds} s:\n{self.logs()}"
 
     def health(self) -> tuple[int, str]:
         """Return the exit code and the words of the image's own health check, run now."""
@@ -92,13 +113,11 @@ class Container:
         return done.returncode, done.stdout.strip()
 
     def pids(self, program: str) -> list[str]:
-        """Return the process ids, inside the container, of a supervised program and its children."""
-        table = self.processes()
-        roots = {
-            pid for pid, (_, _, command) in table.items()
-            if command.startswith(PROGRAMS[program]) or PROGRAMS[program] in command
-        }  # fmt: skip
-        return sorted(roots, key=int)
+        """Return the process ids, inside the container, of a supervised program."""
+        return self._pids((PROGRAMS | WITHOUT_ADDRESS)[program])
+
+    def _pids(self, words: str) -> list[str]:
+        return sorted((pid for pid, (_, _, command) in self.processes().items() if words in command), key=int)
 
     def processes(self) -> dict[str, tuple[str, str, str]]:
         """Return pid -> (parent, state, command) of every process in the container; it holds no `ps`."""
@@ -117,8 +136,12 @@ class Container:
         return {pid: (parent, state, command) for pid, parent, state, command in lines if "pathlib" not in command}
 
     def kill_program(self, program: str, signal: str = "KILL") -> None:
-        pids = self.pids(program)
-        assert pids, f"no process of {program}:\n{self.processes()}"
+        self.kill((PROGRAMS | WITHOUT_ADDRESS)[program], signal)
+
+    def kill(self, words: str, signal: str = "KILL") -> None:
+        """Send a signal to every process with these words in its command."""
+        pids = self._pids(words)
+        assert pids, f"no process of {words}:\n{self.processes()}"
         self.exec("python", "-c", f"import os, signal; [os.kill(p, signal.SIG{signal}) for p in [{', '.join(pids)}]]")
 
     def remove(self) -> None:
@@ -129,4 +152,8 @@ PROGRAMS = {
     "api": "app.main",
     "mlflow": "appliance.registry",
     "prometheus": "prometheus --config.file",
+}
+WITHOUT_ADDRESS = {
+    "drift-monitor": "monitoring.drift_monitor",
+    "watchdog": "monitoring.watchdog",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -90,7 +91,7 @@ def project(image: str) -> Iterator[Project]:
 
 def test_every_part_becomes_healthy_in_its_order(project: Project) -> None:
     for service in HEALTHY:
-        project.wait_healthy(service, 60)
+        project.wait_healthy(service, 120)
     assert len(project.containers("api")) == COPIES
     state = {service: project.inspect(service)[0]["State"] for service in (*HEALTHY, "prepare", "trainer")}
     for earlier, later in (("prepare", "mlflow"), ("trainer", "api")):
@@ -176,9 +177,7 @@ def test_the_drift_monitor_reports_for_all_of_them(project: Project) -> None:
 
 
 def test_the_commands_work_beside_the_services(project: Project) -> None:
-    said = project.compose("run", "--rm", "-T", "trainer", "make", "retrain")
-    assert "Version" in said
-    assert "serves" in said
+    assert re.search("Version . serves", project.compose("exec", "-T", "api", "make", "retrain"))
 
 
 def test_a_copy_that_is_killed_is_not_missed(project: Project) -> None:
@@ -188,7 +187,7 @@ def test_a_copy_that_is_killed_is_not_missed(project: Project) -> None:
         for _ in range(10 * COPIES):
             assert client.post("/predict", json=ROW).status_code == HTTPStatus.OK
     docker("start", killed)
-    project.wait_healthy("api", 60)
+    project.wait_healthy("api", 120)
 
 
 def test_everything_stops_within_the_time_that_docker_gives(project: Project) -> None:
