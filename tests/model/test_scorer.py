@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.compiler import NotCompilableError, compile_model, compile_trees, write_scorer
 from pipeline.conformal import ConformalRegressor
-from pipeline.scorer import ARRAYS, TREES, BrokenScorerError, Scorer
+from pipeline.scorer import ARRAYS, FORMAT, TREES, BrokenScorerError, Scorer
 from pipeline.spatial import OffsetRegressor, SpatialFeatures
 from tests.unit.pipeline.test_spatial import KERNEL, town
 
@@ -113,7 +113,7 @@ def damaged(files: Path, what: str) -> None:
         ("cut off", "cannot be read"),
         ("no arrays", "cannot be read"),
         ("other trees", "not the file that belongs"),
-        ("other format", "its format is 2, not 1"),
+        ("other format", f"its format is {FORMAT + 1}, not {FORMAT}"),
         ("other answers", "up to 1 from scikit-learn's for its example"),
     ],
 )
