@@ -72,6 +72,7 @@ class Drift(BaseModel):
     checked_at: str | None
     says: str
     columns: list[str]
+    waits_for: list[str]
     retraining: bool
 
 
@@ -234,6 +235,7 @@ def _drift(file: Path) -> Drift | None:
         summary=report.get("summary", ""),
         checked_at=monitor.get("looked_at") or report.get("checked_at"),
         says=monitor.get("says", ""),
+        waits_for=list(monitor.get("waits_for", [])),
         columns=[column["title"] for column in report.get("columns", []) if column.get("drifted")],
         retraining=bool(monitor.get("retraining")),
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.integration.conftest import ROOT, Appliance
 
 # OpenMP's threads spin while they wait for a core that somebody else has: on a busy machine one thread is ten times
 # as fast. Set before anything loads it.
@@ -18,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests that share what is slow to make, a trained appliance or a registry, run one after the other in one process;
 # the two longest groups begin first, so that two cores end at about the same time.
 GROUPS = {
+    "browser": "appliance",
     "integration/appliance": "appliance",
     "integration/monitoring": "appliance",
     "integration/pipeline": "pipeline",
@@ -62,3 +67,48 @@ def free_port() -> Callable[[], int]:
         raise AssertionError("no port is free")
 
     return find
+
+
+@pytest.fixture(scope="session")
+def new_appliance(free_port: Callable[[], int]) -> Iterator[Callable[..., Appliance]]:
+    """Return a function that makes an appliance, with an empty state or a copy of another's; all end stopped."""
+    made: list[Appliance] = []
+    # Short, because a socket's whole path has about a hundred characters.
+    with tempfile.TemporaryDirectory(prefix="hpa-", dir="/tmp") as directory:
+
+        def make(state_of: Appliance | None = None, root: Path = ROOT, **extra: str) -> Appliance:
+            state = Path(directory) / str(len(made))
+            if state_of is not None:
+                # As a crash at that moment would leave it.
+                shutil.copytree(state_of.state, state, ignore=shutil.ignore_patterns("*.sock"))
+            names = ("API_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
+            appliance = Appliance(state, {name: free_port() for name in names}, root, extra)
+            made.append(appliance)
+            return appliance
+
+        yield make
+        for appliance in made:
+            if not appliance.processes():
+                continue
+            appliance.make("down")
+            left = appliance.processes()
+            for process in left:
+                process.kill()
+            assert not left, f"left running: {left}"
+
+
+@pytest.fixture(scope="session")
+def first_start(new_appliance: Callable[..., Appliance]) -> tuple[Appliance, str]:
+    """Return a stopped appliance that was started once on an empty state, and what its ``make up`` printed."""
+    appliance = new_appliance()
+    printed = appliance.start()
+    assert appliance.make("down").returncode == 0
+    return appliance, printed
+
+
+@pytest.fixture(scope="session")
+def running(new_appliance: Callable[..., Appliance], first_start: tuple[Appliance, str]) -> Appliance:
+    """Return a trained, running appliance; a test that harms it waits until it has recovered."""
+    appliance = new_appliance(state_of=first_start[0])
+    appliance.start()
+    return appliance

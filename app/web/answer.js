@@ -57,7 +57,7 @@ export function showComparable(places, onVisit) {
         "tr",
         {},
         element("td", {}, visit),
-        element("td", { textContent: kilometres(place.kilometres) }),
+        element("td", { textContent: place.kilometres < 0.05 ? "here" : kilometres(place.kilometres) }),
         element("td", {}, element("b", { textContent: dollars(place.actual_value) })),
         element("td", { textContent: dollars(MedInc / 10) }),
         element("td", { textContent: AveRooms.toFixed(1) }),

@@ -126,8 +126,9 @@ class Field {
   _valueAt(share) {
     const { scale } = this.feature;
     const at = share * (scale.length - 1);
-    const below = Math.min(Math.floor(at), scale.length - 2);
-    return Number((scale[below] + (at - below) * (scale[below + 1] - scale[below])).toPrecision(4));
+    const below = Math.floor(at);
+    if (at === below) return scale[below];
+    return Number((scale[below] + (at - below) * (scale[below + 1] - scale[below])).toPrecision(5));
   }
 
   _shareOf(value) {

@@ -350,7 +350,8 @@ export function drawLens(canvas, places, chosen, others) {
   context.font = "600 11px system-ui, sans-serif";
   context.textAlign = "center";
   context.textBaseline = "middle";
-  const taken = [];
+  const pinned = [picture.width / 2, picture.height / 2];
+  const taken = [pinned, [pinned[0], pinned[1] - 14]];
   others.forEach(({ north, east }, i) => {
     let [x, y] = [view.x(east, picture.width), view.y(north, picture.height)];
     // Several block groups often share the rounded coordinates of the census.
@@ -367,7 +368,7 @@ export function drawLens(canvas, places, chosen, others) {
     context.fillStyle = paper;
     context.fillText(String(i + 1), x, y + 0.5);
   });
-  pin(context, picture.width / 2, picture.height / 2, style.getPropertyValue("--accent"), paper);
+  pin(context, ...pinned, style.getPropertyValue("--accent"), paper);
   return (picture.width / view.scale) * KILOMETRES;
 }
 

@@ -6,6 +6,7 @@ import { ago, announce, byId, count, dollars, element } from "./text.js";
 const EVERY = 3000; // milliseconds
 const PATIENCE = 6000;
 const WORDS = { up: "up", down: "down", starting: "starting", missing: "not installed", unknown: "not known" };
+const TRIGGERS = { start: "the first training", user: "asked for by hand", drift: "begun by the drift monitor" };
 const DRIFT = { drift: "bad", "no drift": "good", "check failed": "bad" };
 
 let before = null; // the overview shown now
@@ -158,9 +159,16 @@ function showDrift({ drift, now }) {
   pill.textContent = drift?.retraining ? "retraining now" : (drift?.status ?? "not looked at yet");
   pill.dataset.state = DRIFT[drift?.status] ?? "unknown";
   byId("drift-age").textContent = drift?.checked_at ? ago(drift.checked_at, now) : "";
-  byId("drift-summary").textContent = drift ? sentence(drift.says || drift.summary) : "The monitor makes its first check within a minute.";
+  byId("drift-summary").textContent = drift ? aboutDrift(drift) : "The monitor makes its first check within a minute.";
   byId("drift-link").hidden = !drift;
   byId("drift-report").setAttribute("href", drift ? "drift?format=html" : "#system");
+}
+
+/** Return what moved and what follows; the report itself goes into every figure. */
+function aboutDrift({ status, columns, summary, says, waits_for: waits }) {
+  if (status !== "drift") return sentence(says || summary);
+  const moved = columns.length ? `The predicted houses differ in ${list(columns.map((name) => name.toLowerCase()))}.` : "The predicted houses differ as a whole.";
+  return waits.length ? `${moved} Before a retraining: ${list(waits)}.` : moved;
 }
 
 function showRetrainings({ retrainings, now }) {
@@ -168,12 +176,16 @@ function showRetrainings({ retrainings, now }) {
   const items = retrainings.map((entry) => {
     const version = entry.version ? ` version ${entry.version}` : "";
     const head = element("p", {}, element("b", { textContent: `${entry.outcome}${version}` }), ` ${ago(entry.ended_at, now)}`);
-    const why = [entry.trigger && `asked for by ${entry.trigger}`, entry.reason].filter(Boolean).join("; ");
+    const why = [TRIGGERS[entry.trigger] ?? entry.trigger, entry.reason].filter(Boolean).join("; ");
     const item = element("li", {}, head, element("p", { className: "note", textContent: why }));
     item.dataset.outcome = entry.outcome;
     return item;
   });
   byId("retrainings").replaceChildren(...items);
+}
+
+function list(words) {
+  return words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words.at(-1)}` : words[0];
 }
 
 function sentence(text) {

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,48 +106,3 @@ class Appliance:
             if all(word in command for word in words):
                 return process
         return None
-
-
-@pytest.fixture(scope="session")
-def new_appliance(free_port: Callable[[], int]) -> Iterator[Callable[..., Appliance]]:
-    """Return a function that makes an appliance, with an empty state or a copy of another's; all end stopped."""
-    made: list[Appliance] = []
-    # Short, because a socket's whole path has about a hundred characters.
-    with tempfile.TemporaryDirectory(prefix="hpa-", dir="/tmp") as directory:
-
-        def make(state_of: Appliance | None = None, root: Path = ROOT, **extra: str) -> Appliance:
-            state = Path(directory) / str(len(made))
-            if state_of is not None:
-                # As a crash at that moment would leave it.
-                shutil.copytree(state_of.state, state, ignore=shutil.ignore_patterns("*.sock"))
-            names = ("API_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
-            appliance = Appliance(state, {name: free_port() for name in names}, root, extra)
-            made.append(appliance)
-            return appliance
-
-        yield make
-        for appliance in made:
-            if not appliance.processes():
-                continue
-            appliance.make("down")
-            left = appliance.processes()
-            for process in left:
-                process.kill()
-            assert not left, f"left running: {left}"
-
-
-@pytest.fixture(scope="session")
-def first_start(new_appliance: Callable[..., Appliance]) -> tuple[Appliance, str]:
-    """Return a stopped appliance that was started once on an empty state, and what its ``make up`` printed."""
-    appliance = new_appliance()
-    printed = appliance.start()
-    assert appliance.make("down").returncode == 0
-    return appliance, printed
-
-
-@pytest.fixture(scope="session")
-def running(new_appliance: Callable[..., Appliance], first_start: tuple[Appliance, str]) -> Appliance:
-    """Return a trained, running appliance; a test that harms it waits until it has recovered."""
-    appliance = new_appliance(state_of=first_start[0])
-    appliance.start()
-    return appliance

@@ -154,7 +154,7 @@ def test_one_row_of_all_alike_places_is_no_division_by_zero() -> None:
     assert [place.actual_value for place in same.comparable(other)] == [1.0, 2.0, 3.0]
 
 
-# -- overview -------------------------------------------------------------------------------------------------------
+# -- overview ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_the_overview_tells_model_drift_and_retrainings(client: TestClient, sett
         "status": "drift",
         "summary": "older",
         "columns": columns,
-        "monitor": {"says": "waits", "retraining": True},
+        "monitor": {"says": "waits", "waits_for": ["200 more labels"], "retraining": True},
     }
     (settings.state_dir / "drift" / "report.json").write_text(json.dumps(report))
     history = [{"outcome": "promoted", "version": str(number)} for number in range(1, 8)]
@@ -231,6 +231,7 @@ def test_the_overview_tells_model_drift_and_retrainings(client: TestClient, sett
         "checked_at": None,
         "says": "waits",
         "columns": ["House age"],
+        "waits_for": ["200 more labels"],
         "retraining": True,
     }
     assert [entry["version"] for entry in shown["retrainings"]] == ["7", "6", "5", "4", "3"]

@@ -1,0 +1,61 @@
+"""Pictures of the front page of the running appliance: ``make screenshots`` writes docs/screenshots/*.png."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from app.settings import load_settings
+from tests.browser.chromium import browser
+
+DIRECTORY = Path(__file__).parents[2] / "docs" / "screenshots"
+SHAPES: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}, "device_scale_factor": 2},
+}
+PHONE_HEIGHT = 1900  # all of it would be a ribbon
+CITY = "San Francisco"
+
+
+def take(chromium: Browser, address: str, options: dict[str, Any]) -> Image.Image:
+    """Return a picture of the whole page after a visitor has asked for a city and sent a file."""
+    page = chromium.new_page(**options)
+    page.goto(address)
+    expect(page.locator("#pulse")).to_have_attribute("data-state", "up", timeout=60_000)
+    page.get_by_role("button", name=CITY, exact=True).click()
+    expect(page.locator("#comparable tr")).to_have_count(6)
+    page.get_by_role("button", name="Take an example").click()
+    expect(page.locator("#preview")).to_be_visible()
+    picture = Image.open(io.BytesIO(_screenshot(page)))
+    page.close()
+    # 256 colours: a third of the size, and the same to the eye
+    return picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+
+
+def _screenshot(page: Page) -> bytes:
+    size = page.viewport_size
+    assert size
+    if size["width"] > 500:
+        return page.screenshot(full_page=True)
+    return page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": size["width"], "height": PHONE_HEIGHT})
+
+
+def main() -> None:
+    """Take all pictures."""
+    address = f"http://localhost:{load_settings().api_port}/"
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    with browser() as chromium:
+        for name, options in SHAPES.items():
+            file = DIRECTORY / f"{name}.png"
+            take(chromium, address, options).save(file, optimize=True)
+            sys.stdout.write(f"{file}: {file.stat().st_size / 1000:.0f} kB\n")
+
+
+if __name__ == "__main__":
+    main()
