@@ -65,6 +65,12 @@ bench: $(VENV)/.development  ## measure the service beside mlflow models serve a
 bench-quality: $(VENV)/.development  ## measure the models under the published protocol (SEEDS="7 8" chooses others)
 	@$(PYTHON) -m bench.quality $(SEEDS)
 
+bench-page: $(VENV)/.development  ## measure the front page of the running appliance in a real browser
+	@./entrypoint.sh python -m tests.browser.speed
+
+screenshots: $(VENV)/.development  ## take the pictures of docs/screenshots from the running appliance
+	@./entrypoint.sh python -m tests.browser.screenshots
+
 image:  ## build the image house-prices
 	@DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg GIT_COMMIT="$$(git rev-parse HEAD 2>/dev/null)" --tag house-prices .
 
@@ -93,7 +99,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-loop test-unit bench bench-quality image run test-image lint dashboards lock clean
+.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-loop test-unit bench bench-quality bench-page screenshots image run test-image lint dashboards lock clean
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):
