@@ -47,6 +47,12 @@ rollback:  ## give the alias back to the version that served before (REASON="...
 reproduce:  ## build a registered version again and compare its metrics (VERSION=n)
 	@./entrypoint.sh python -m pipeline.reproduce "$(VERSION)"
 
+backup:  ## save the whole state in FILE, while it runs; without FILE in STATE_DIR/backups, FILE=- writes to stdout
+	@./entrypoint.sh python -m appliance.backup "$(FILE)"
+
+restore:  ## put the backup FILE in place of the state, while nothing runs; the former state is kept aside
+	@./entrypoint.sh python -m appliance.restore "$(FILE)"
+
 simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady or burst)
 	@./entrypoint.sh python -m appliance.simulate $(SCENARIO)
 
@@ -99,7 +105,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain rollback reproduce simulate drift test test-loop test-unit bench bench-quality bench-page screenshots image run test-image lint dashboards lock clean
+.PHONY: help setup up down status logs retrain rollback reproduce backup restore simulate drift test test-loop test-unit bench bench-quality bench-page screenshots image run test-image lint dashboards lock clean
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):

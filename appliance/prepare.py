@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -32,6 +33,8 @@ LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, macOS 103
 DIRECTORIES = ("mlflow/artifacts", "champion", "prometheus", "grafana/plugins", "logs", "run")
 OWN = ("run", "mlflow", "champion", "workspace", "logs", "predictions.db")  # what another user may have left
 OUTLIVES_A_START = {"lock", "retrain.lock"}
+# Names in the state that belong to backups: where they lie, what is unpacked, unpacked whole, and what it replaced.
+BACKUPS, RESTORING, RESTORED, REPLACED = "backups", ".restoring", ".restored", "replaced-"
 
 
 class RefusedError(Exception):
@@ -52,6 +55,7 @@ def prepare(settings: Settings) -> None:
     check_socket_path(state)
     check_not_running(state)
     check_ports(settings)
+    put_in_place(state)
     for directory in DIRECTORIES:
         (state / directory).mkdir(parents=True, exist_ok=True)
     clear_run_directory(state / "run")
@@ -146,6 +150,34 @@ def clear_run_directory(run: Path) -> None:
         else:
             entry.unlink()
     (run / "phases").mkdir()
+
+
+def put_in_place(state: Path) -> Path | None:
+    """Exchange the state for a backup that `appliance.restore` has unpacked whole, if there is one.
+
+    Killed at any moment, it goes on from there when it is called again: at the next start, if nobody does it before.
+
+    Returns
+    -------
+    Path or None
+        Where the former state lies now; None when there was none, or nothing to put in place.
+    """
+    shutil.rmtree(state / RESTORING, ignore_errors=True)  # of a restore that was killed before it had unpacked all
+    restored = state / RESTORED
+    if not restored.exists():
+        return None
+    plan = json.loads((restored / "plan.json").read_text())
+    aside = state / plan["aside"] if plan["former"] else None
+    if aside is not None:
+        aside.mkdir(exist_ok=True)
+        for name in plan["former"]:
+            # Once it lies aside, what has its name is the new one.
+            if (state / name).exists() and not (aside / name).exists():
+                (state / name).rename(aside / name)
+    for entry in (restored / "state").iterdir():
+        entry.rename(state / entry.name)
+    shutil.rmtree(restored)
+    return aside
 
 
 def make_password(file: Path) -> None:
