@@ -9,6 +9,7 @@ FROM prom/prometheus:${PROMETHEUS_TAG} AS prometheus
 FROM grafana/grafana:${GRAFANA_TAG} AS grafana
 
 FROM debian:${DEBIAN_TAG} AS python
+# HAProxy is what Compose puts in front of several copies of the service.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates haproxy make python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
