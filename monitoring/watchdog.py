@@ -31,7 +31,7 @@ CRASHES = 4  # in a row, with no healthy measurement between them
 STEADY = 60.0  # seconds; what has no address is healthy when it has run for so long
 # So many ends of one program in so many seconds are too many even if it answered in between. Whoever kills one by
 # hand may do so more often; there is a limit all the same, for the kernel kills too where memory is short.
-LOOP, LOOP_SECONDS = 6, 120.0
+LOOP, LOOP_SECONDS = 5, 120.0
 KILLS, KILLS_SECONDS = 30, 300.0
 INTERVAL = 2.0  # seconds between two measurements
 STARTING_INTERVAL = 0.3  # until ready
