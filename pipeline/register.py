@@ -30,7 +30,14 @@ from pipeline.compiler import NotCompilableError, write_scorer
 from pipeline.conformal import as_matrix
 from pipeline.evaluate import target
 from pipeline.gate import Decision, Held, judge
-from pipeline.limits import in_words
+from pipeline.model_card import (
+    MODEL_TAGS,
+    comparison,
+    describe_model,
+    describe_run,
+    describe_version,
+    experiment_tags,
+)
 from pipeline.schema import FEATURE_NAMES
 from pipeline.scorer import DIRECTORY, TOLERANCE, BrokenScorerError, Scorer
 from pipeline.server import wait_until_healthy
@@ -40,6 +47,7 @@ from pipeline.tracking import (
     Candidate,
     Lineage,
     LoggedRun,
+    answered,
     as_datasets,
     configure_client,
     find_run,
@@ -64,7 +72,7 @@ def main() -> None:
         raise StageError(f"the MLflow server does not answer at {settings.mlflow_tracking_uri}")
     configure_client(settings.mlflow_tracking_uri)
     client = MlflowClient()
-    experiment_id = _experiment(client, params["register"]["experiment"])
+    experiment_id = _experiment(client, params["register"]["experiment"], settings.model_name)
     metrics = json.loads((REPORTS / "metrics.json").read_text())
     lineage = read_lineage()
     parts = {name: pd.read_parquet(PROCESSED / f"{name}.parquet") for name in PARTS}
@@ -73,7 +81,9 @@ def main() -> None:
     candidates = {name: _read_candidate(name, params, metrics[name], refitted=name == best) for name in metrics}
     runs = _log_missing(client, experiment_id, candidates, lineage, parts)
     model, alias = settings.model_name, settings.model_alias
+    _describe_model(client, model, describe_model(model, alias, experiment_id))
     version = _register(client, model, candidate=candidates[best], run=runs[best], lineage=lineage, parts=parts)
+    _describe_version(client, version, experiment_id, candidate=candidates[best], lineage=lineage, parts=parts)
     champion = _serving_version(client, model, alias)
     decision = _decide(
         version,
@@ -104,9 +114,14 @@ def main() -> None:
     )  # fmt: skip
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def _experiment(client: MlflowClient, name: str, model: str) -> str:
+    """Return the id of the experiment, which is made when there is none, after telling its readers what it is."""
     experiment = client.get_experiment_by_name(name)
-    return str(experiment.experiment_id if experiment else client.create_experiment(name))
+    experiment_id = str(experiment.experiment_id if experiment else client.create_experiment(name))
+    for key, value in experiment_tags(model, experiment_id).items():
+        if experiment is None or experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment_id, key, value)
+    return experiment_id
 
 
 def _log_missing(
@@ -128,7 +143,13 @@ def _log_missing(
         start = time.perf_counter()
         model = skops_io.load(MODELS / f"{name}.skops", trusted=list(TRUSTED_TYPES))
         runs[name] = log_candidate(
-            client, experiment_id, candidates[name], model=model, lineage=lineage, datasets=datasets
+            client,
+            experiment_id,
+            candidates[name],
+            model=model,
+            lineage=lineage,
+            datasets=datasets,
+            note=describe_run(candidates[name]),
         )
         logger.info("{:<24} logged in {:.2f} s", name, time.perf_counter() - start)
     return runs
@@ -166,6 +187,17 @@ def _read_candidate(name: str, params: dict[str, Any], metrics: dict[str, float]
     )
 
 
+def _describe_model(client: MlflowClient, model: str, description: str) -> None:
+    """Make the registered model when there is none, with a description that is of this code."""
+    try:
+        client.create_registered_model(model, MODEL_TAGS, description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        if client.get_registered_model(model).description != description:
+            client.update_registered_model(model, description)
+
+
 def _register(
     client: MlflowClient,
     model: str,
@@ -176,13 +208,6 @@ def _register(
     parts: dict[str, pd.DataFrame],
 ) -> ModelVersion:
     """Return the version of this run; it is made when there is none."""
-    try:
-        client.create_registered_model(
-            model, description="Median house values of California's block groups, 1990 census, in 100,000 US dollars."
-        )
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     # Not by name: MLflow's filters have no way to write one with a quote in it.
     for version in client.search_model_versions(f"run_id = '{run.run_id}'"):
         if version.name == model:
@@ -199,10 +224,34 @@ def _register(
             "params_digest": candidate.params_digest(),
             "fingerprint": candidate.fingerprint(lineage),
         },
-        description=_description(candidate, lineage, parts),
         model_id=run.model_id,
         await_creation_for=0,
     )
+
+
+def _describe_version(
+    client: MlflowClient,
+    version: ModelVersion,
+    experiment_id: str,
+    *,
+    candidate: Candidate,
+    lineage: Lineage,
+    parts: dict[str, pd.DataFrame],
+) -> None:
+    """Write the version's card, which needs its number, unless it has one."""
+    if version.description:
+        return
+    model = skops_io.load(MODELS / f"{candidate.name}.skops", trusted=list(TRUSTED_TYPES))
+    run = f"[its run, with plots and parameters](#/experiments/{experiment_id}/runs/{version.run_id})"
+    card = describe_version(
+        candidate,
+        lineage,
+        answered(model, parts["test"]),
+        number=version.version,
+        links=(run, f"[all candidates compared]({comparison(experiment_id)})"),
+        fitted_rows=len(parts["train"]) + len(parts["validation"]),
+    )
+    client.update_model_version(version.name, version.version, card)
 
 
 def _trained_until(feedback: pd.DataFrame) -> dict[str, str]:
@@ -230,44 +279,6 @@ def _add_scorer(client: MlflowClient, candidate: Candidate, run: LoggedRun, test
             return {SCORER: "failed", "scorer_reason": f"{reason}; {TOLERANCE:g} passes"}
         client.log_model_artifacts(run.model_id, directory)
     return {SCORER: "passed", "scorer_reason": reason}
-
-
-def _description(candidate: Candidate, lineage: Lineage, parts: dict[str, pd.DataFrame]) -> str:
-    scores = candidate.metrics
-    coverage = float(candidate.params["coverage"])
-    batches = f"{lineage.batches} batches of labels with md5 {lineage.feedback_md5}, " if lineage.batches else ""
-    origin = f"commit {lineage.git_commit}" if lineage.git_commit else f"code digest {lineage.code_digest}"
-    return f"""\
-{candidate.name}: RMSE {scores["custom_rmse"]:.3f}, R² {scores["custom_r2_score"]:.3f} on \
-{len(parts["validation"]):,} validation rows; RMSE {scores["test_rmse"]:.3f}, MAE {scores["test_mae"]:.3f} on \
-{len(parts["test"]):,} test rows (100,000 US dollars of 1990). Its {coverage:.0%} intervals hold \
-{scores["test_interval_coverage"]:.1%} of the test rows and are {scores["test_interval_width"]:.2f} wide on average.
-
-Trained on {len(parts["train"]) + len(parts["validation"]):,} block groups of the 1990 census, California only. The \
-source caps values at 5.00001, so dear places are underestimated; it knows nothing of prices since, nor of single \
-houses. The validation rows chose this candidate; then it was fitted again with them among the training rows.
-
-{in_words(candidate.limits) if candidate.limits else ""}
-
-{_of_labels(candidate, lineage)}Gate: labels newer than everything that this version and the serving one were \
-trained on decide by a paired bootstrap, where there are enough; else the old test rows do. The tags gate... hold \
-its figures.
-
-To reproduce: `make reproduce VERSION=n`, with {origin}, data/raw/california_housing.csv with md5 \
-{lineage.data_md5}, {batches}the run's inputs/params.yaml and the model's requirements."""
-
-
-def _of_labels(candidate: Candidate, lineage: Lineage) -> str:
-    if not lineage.batches:
-        return ""
-    text = f"Trained on {lineage.batches} batches of labels too; the values before them were carried to their prices."
-    if "gate_rmse" in candidate.metrics:
-        scores = candidate.metrics
-        text += (
-            f" RMSE {scores['gate_rmse']:.3f} on the labels held out; its intervals hold "
-            f"{scores['gate_interval_coverage']:.1%} of them."
-        )
-    return f"{text}\n\n"
 
 
 def _decide(

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import yaml
 from mlflow import MlflowClient
 from mlflow.data.pandas_dataset import PandasDataset, from_pandas
+from mlflow.entities import Metric
 from mlflow.models import infer_signature
 from mlflow.sklearn import log_model
 
 import pipeline
-from pipeline.conformal import ConformalRegressor
+from pipeline.conformal import ConformalRegressor, as_matrix
 from pipeline.drift import REFERENCE_FILE, Reference, make_reference
 from pipeline.feedback import FEEDBACK, batch_files, batches_md5
+from pipeline.groups import DECILES, Answered, by_quantile
 from pipeline.limits import Limits
 from pipeline.schema import FEATURE_NAMES, TARGET
 from pipeline.source import source_commit
@@ -167,6 +171,7 @@ def log_candidate(
     model: ConformalRegressor,
     lineage: Lineage,
     datasets: Mapping[str, PandasDataset],
+    note: str,
 ) -> LoggedRun:
     """Log a candidate as one run, and return it; the run is FINISHED only when all of it is there."""
     fingerprint = candidate.fingerprint(lineage)
@@ -174,6 +179,7 @@ def log_candidate(
         FINGERPRINT: fingerprint,
         "family": candidate.name,
         "params_digest": candidate.params_digest(),
+        "mlflow.note.content": note,
         "mlflow.source.name": "python -m pipeline.register",
         "mlflow.source.type": "PROJECT",
     }
@@ -201,10 +207,33 @@ def log_candidate(
             of_gate = {name: value for name, value in candidate.metrics.items() if name.startswith("gate_")}
             mlflow.log_metrics(of_gate, model_id=model_id, dataset=datasets["gate"])
         mlflow.log_metrics({"train_seconds": candidate.train_seconds}, model_id=model_id, dataset=datasets["train"])
+        _log_deciles(client, run_id, answered(model, datasets["test"].df))
         mlflow.log_artifacts(str(REPORTS / "plots" / candidate.name), "plots")
     # The run tells when the candidate was trained, not when it was logged.
     client.set_terminated(run_id, "FINISHED", start + round(candidate.train_seconds * 1000))
     return LoggedRun(run_id, model_id)
+
+
+def answered(model: ConformalRegressor, part: pd.DataFrame) -> Answered:
+    """Return what a model says of rows that it has not seen."""
+    rows = as_matrix(part)
+    return Answered(rows, part[TARGET.name].to_numpy(np.float64), *model.predict_interval(rows))
+
+
+def _log_deciles(client: MlflowClient, run_id: str, test: Answered) -> None:
+    """Log error and coverage by tenth of the actual values, the lowest at step 1."""
+    now = round(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        [
+            Metric(name, value, now, step)
+            for step, group in enumerate(by_quantile(test, DECILES), 1)
+            for name, value in (
+                ("rmse_by_value_decile", group.rmse),
+                ("coverage_by_value_decile", group.coverage),
+            )
+        ],
+    )
 
 
 def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage, train: pd.DataFrame) -> str:

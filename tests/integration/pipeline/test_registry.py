@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from pipeline.trusted import TRUSTED_TYPES
 from tests.integration.pipeline.conftest import PARTS, SMALL, Project
 
 BEST = "hist_gradient_boosting"
+DECILE_METRICS = ("rmse_by_value_decile", "coverage_by_value_decile")
 
 
 @pytest.fixture
@@ -59,7 +63,12 @@ def test_every_candidate_is_a_complete_run(trained: Project, client: MlflowClien
         assert run.info.status == "FINISHED"
         assert run.info.run_name.startswith(f"{name}-")
         seconds = timings[name]["train_seconds"]
+        by_decile = {name: run.data.metrics.pop(name) for name in DECILE_METRICS}
         assert run.data.metrics == pytest.approx(recorded[name] | {"train_seconds": seconds})
+        for metric in by_decile:
+            steps = client.get_metric_history(run.info.run_id, metric)
+            assert sorted(entry.step for entry in steps) == list(range(1, 11))
+        assert run.data.tags["mlflow.note.content"].startswith(f"{name}: ")
         assert (run.info.end_time - run.info.start_time) / 1000 == pytest.approx(seconds, abs=0.002)
         assert run.data.params["seed"] == "42"
         assert run.data.params["preprocess.test_fraction"] == "0.2"
@@ -76,7 +85,7 @@ def test_every_candidate_is_a_complete_run(trained: Project, client: MlflowClien
         assert {metric.key: metric.dataset_name for metric in model.metrics} == {
             metric: f"california_housing-{part}"
             for prefix, part in zip(("train", "custom", "test"), PARTS, strict=True)
-            for metric in run.data.metrics
+            for metric in recorded[name] | {"train_seconds": seconds}
             if metric.startswith(prefix)
         }
 
@@ -104,6 +113,38 @@ def test_the_registered_version_can_be_traced_and_reproduced(trained: Project, c
     columns = json.loads(model["signature"]["inputs"])
     assert [(column["name"], column["type"]) for column in columns] == [(name, "double") for name in FEATURE_NAMES]
     assert model["flavors"]["sklearn"]["serialization_format"] == "skops"
+
+
+def test_the_pages_of_the_registry_describe_model_version_and_experiment(
+    trained: Project, client: MlflowClient
+) -> None:
+    model = client.get_registered_model("HousePriceModel")
+    assert "| `MedInc`" in model.description
+    assert model.tags["task"] == "regression"
+    version = client.get_model_version_by_alias("HousePriceModel", "Production")
+    card = version.description
+    for heading in ("Data", "Use", "Error by region", "Error by price", "Coverage by quarter", "Limits"):
+        assert f"### {heading}" in card, card
+    assert f"`make reproduce VERSION={version.version}`" in card
+    test = pd.read_parquet(trained.workspace / "data/processed/test.parquet")
+    assert f"on {len(test):,} test rows" in card
+    for table in ("region", "US dollars", "quarter, lowest first"):
+        _, _, *rows = card[card.index(f"| {table}&emsp;") :].partition("\n\n")[0].splitlines()
+        assert sum(int(row.split("|")[2].removesuffix("&emsp; ").replace(",", "")) for row in rows) == len(test)
+
+    experiment = client.get_experiment_by_name(experiment_of(trained))
+    assert experiment
+    tags = experiment.tags
+    (address,) = re.findall(r"\[The candidates compared\]\((\S+)\)", tags["mlflow.note.content"])
+    assert address in model.description
+    assert address in card
+    key = address.partition("viewStateShareKey=")[2].partition("&")[0]
+    view = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    (run, *_) = runs_of(client, trained)
+    shown = {name.removeprefix("metrics.").strip("`") for name in state["selectedColumns"]}
+    shown |= {chart["metricKey"] for chart in state["compareRunCharts"] if "metricKey" in chart}
+    assert shown <= set(run.data.metrics)
 
 
 def test_a_client_with_nothing_but_the_address_loads_the_model_and_predicts_the_same(
