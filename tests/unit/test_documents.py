@@ -113,7 +113,8 @@ def anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
 def test_every_link_leads_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", document.read_text()):
+    text = document.read_text()
+    for target in [*re.findall(r"\]\((?!http)([^)]+)\)", text), *re.findall(r'<img src="([^"]+)"', text)]:
         path, _, anchor = target.partition("#")
         file = (document.parent / path).resolve() if path else document
         assert file.exists(), f"{document.name}: {target}"
