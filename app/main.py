@@ -13,7 +13,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
-from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from loguru import logger
 from prometheus_client import CollectorRegistry
@@ -92,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.health_file = health_file
     app.state.overview = OverviewSource(settings, predictor, feedback_keeper.live_errors, rates)
-    app.mount("/web", GZipMiddleware(StaticFiles(directory=page.WEB)), name="web")
+    app.mount("/web", GZipMiddleware(page.PageFiles()), name="web")
     add_handlers(app)
     app.add_middleware(RequestMiddleware, request_log=request_log, metrics=HttpMetrics(registry))
     return app

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
 
 from app.overview import Overview, OverviewSource
 from app.places import FeatureScale, NoPlacesError, Place, Places, read_places
@@ -15,12 +16,12 @@ from app.schemas import HouseFeatures
 
 WEB: Final = Path(__file__).parent.parent / "web"
 # Nothing but our own files is loaded, run or asked; browsers ask each time whether a file has changed.
-_HEADERS: Final = {
+_HEADERS: Final = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+_PAGE_HEADERS: Final = {
+    **_HEADERS,
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
 }
 
 
@@ -35,13 +36,27 @@ AllPlaces = Annotated[Places, Depends(_places)]
 Latitude = Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float, Query(ge=-180, le=180, allow_inf_nan=False)]
 
+
+class PageFiles(StaticFiles):
+    """The files of the page, under ``/web``."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=WEB)
+
+    def file_response(self, *arguments: Any, **named: Any) -> Response:
+        """Return a file, or that it has not changed."""
+        response = super().file_response(*arguments, **named)
+        response.headers.update(_HEADERS)
+        return response
+
+
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
 async def front_page() -> FileResponse:
     """Answer with the page."""
-    return FileResponse(WEB / "index.html", headers=_HEADERS)
+    return FileResponse(WEB / "index.html", headers=_PAGE_HEADERS)
 
 
 @router.get("/overview")

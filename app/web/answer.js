@@ -74,9 +74,13 @@ export function showDistribution(shades, step) {
   const highest = Math.max(...counts);
   const corners = counts.flatMap((number, i) => {
     const top = 100 - (100 * number) / highest;
-    return [[i, top], [i + 1, top]].map(([x, y]) => `${(100 * x) / BARS}% ${y.toFixed(2)}%`);
+    return [
+      [i, top],
+      [i + 1, top],
+    ].map(([x, y]) => `${(100 * x) / BARS}% ${y.toFixed(2)}%`);
   });
-  for (const part of ["all", "inside"]) byId("scale").querySelector(`.${part}`).style.clipPath = `polygon(0 100%, ${corners}, 100% 100%)`;
+  for (const part of ["all", "inside"])
+    byId("scale").querySelector(`.${part}`).style.clipPath = `polygon(0 100%, ${corners}, 100% 100%)`;
   showTicks(CAP);
 }
 
@@ -98,11 +102,13 @@ function showScale(value, interval, actual) {
 
 function showTicks(end) {
   const ticks = Array.from({ length: Math.floor(end) + 1 }, (_, number) => number);
-  byId("scale").querySelector(".ends").replaceChildren(
-    ...ticks.map((number) => {
-      const tick = element("span", { textContent: number ? `$${number}00k` : "$0" });
-      tick.style.left = `${(100 * number) / end}%`;
-      return tick;
-    }),
-  );
+  byId("scale")
+    .querySelector(".ends")
+    .replaceChildren(
+      ...ticks.map((number) => {
+        const tick = element("span", { textContent: number ? `$${number}00k` : "$0" });
+        tick.style.left = `${(100 * number) / end}%`;
+        return tick;
+      }),
+    );
 }

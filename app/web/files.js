@@ -58,13 +58,21 @@ async function score(file) {
   request.setRequestHeader("Content-Type", TYPES[given]);
   request.setRequestHeader("Accept", TYPES[wanted]);
   request.responseType = "blob";
-  request.upload.addEventListener("progress", ({ loaded, total }) => (byId("progress").value = total ? loaded / total : 0));
+  request.upload.addEventListener(
+    "progress",
+    ({ loaded, total }) => (byId("progress").value = total ? loaded / total : 0),
+  );
   request.upload.addEventListener("load", () => {
     byId("progress").removeAttribute("value");
     say(`Predicting ${file.name}…`);
   });
-  request.addEventListener("progress", ({ loaded }) => loaded && say(`Predicting ${file.name}: ${size(loaded)} have come back…`));
-  request.addEventListener("error", () => fail("The answer ended early: the service stopped, or the file could not be read. Send it again."));
+  request.addEventListener(
+    "progress",
+    ({ loaded }) => loaded && say(`Predicting ${file.name}: ${size(loaded)} have come back…`),
+  );
+  request.addEventListener("error", () =>
+    fail("The answer ended early: the service stopped, or the file could not be read. Send it again."),
+  );
   request.addEventListener("load", ({ target }) => finish(file, wanted, target));
   request.send(file);
 }
@@ -72,7 +80,10 @@ async function score(file) {
 async function finish(file, kind, { status, response }) {
   if (status !== 200) {
     const problem = problemOf(status, await response.text());
-    return fail(problem.lines.length > 1 ? `${file.name} was not scored: ${problems(problem.lines.length)}.` : problem.message, problem.lines);
+    return fail(
+      problem.lines.length > 1 ? `${file.name} was not scored: ${problems(problem.lines.length)}.` : problem.message,
+      problem.lines,
+    );
   }
   byId("progress").hidden = true;
   const name = `${file.name.replace(/\.\w+$/, "")}-scored.${kind}`;
@@ -85,18 +96,31 @@ async function finish(file, kind, { status, response }) {
     const text = await response.slice(0, PREVIEW_BYTES).text();
     const rows = parse(text, PREVIEW_ROWS + 1);
     preview(rows);
-    say(response.size <= PREVIEW_BYTES ? `Done: ${count(text.trim().split("\n").length - 1)} rows.` : `Done. The first ${rows.length - 1} rows:`);
+    say(
+      response.size <= PREVIEW_BYTES
+        ? `Done: ${count(text.trim().split("\n").length - 1)} rows.`
+        : `Done. The first ${rows.length - 1} rows:`,
+    );
   } else {
     say("Done. A preview is shown of answers in CSV.");
   }
 }
 
 function preview([header, ...rows]) {
-  const order = [...FIRST_COLUMNS, ...header.filter((name) => !FIRST_COLUMNS.includes(name) && name !== "prediction_id")];
+  const order = [
+    ...FIRST_COLUMNS,
+    ...header.filter((name) => !FIRST_COLUMNS.includes(name) && name !== "prediction_id"),
+  ];
   const columns = order.map((name) => header.indexOf(name)).filter((place) => place >= 0);
-  const heads = columns.map((place) => element("th", { scope: "col", textContent: header[place].replaceAll("_", " ") }));
-  const body = rows.map((row) => element("tr", {}, ...columns.map((place) => element("td", { textContent: brief(row[place] ?? "") }))));
-  byId("preview").querySelector("table").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...body));
+  const heads = columns.map((place) =>
+    element("th", { scope: "col", textContent: header[place].replaceAll("_", " ") }),
+  );
+  const body = rows.map((row) =>
+    element("tr", {}, ...columns.map((place) => element("td", { textContent: brief(row[place] ?? "") }))),
+  );
+  byId("preview")
+    .querySelector("table")
+    .replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...body));
   byId("preview").hidden = false;
 }
 
@@ -130,7 +154,8 @@ function fail(message, lines = []) {
   byId("file-state").classList.add("refusal");
   if (lines.length < 2) return;
   const shown = lines.slice(0, SHOWN_PROBLEMS).map((line) => element("li", { textContent: line }));
-  if (lines.length > SHOWN_PROBLEMS) shown.push(element("li", { textContent: `and ${problems(lines.length - SHOWN_PROBLEMS)} more` }));
+  if (lines.length > SHOWN_PROBLEMS)
+    shown.push(element("li", { textContent: `and ${problems(lines.length - SHOWN_PROBLEMS)} more` }));
   byId("file-problems").replaceChildren(...shown);
   byId("file-problems").hidden = false;
 }

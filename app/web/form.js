@@ -11,11 +11,16 @@ export class Form {
   constructor(form, container, onAsk) {
     this.container = container;
     this.fields = new Map();
+    let asked = 0; // Enter in a field is a change and a submission: one question
+    const askOnce = () => {
+      clearTimeout(asked);
+      asked = setTimeout(onAsk);
+    };
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      onAsk();
+      askOnce();
     });
-    container.addEventListener("change", () => onAsk());
+    container.addEventListener("change", askOnce);
   }
 
   /** Make the fields, or tell those there are what a new version was trained on. */
@@ -60,8 +65,20 @@ export class Form {
 class Field {
   constructor(feature) {
     const id = `field-${feature.name}`;
-    this.number = element("input", { id, name: feature.name, type: "text", inputMode: "decimal", autocomplete: "off" });
-    this.slider = element("input", { type: "range", min: 0, max: STEPS, step: 1, ariaLabel: `${feature.title}, slider` });
+    this.number = element("input", {
+      id,
+      name: feature.name,
+      type: "text",
+      inputMode: "decimal",
+      autocomplete: "off",
+    });
+    this.slider = element("input", {
+      type: "range",
+      min: 0,
+      max: STEPS,
+      step: 1,
+      ariaLabel: `${feature.title}, slider`,
+    });
     this.range = element("p", { id: `${id}-range`, className: "note" });
     this.problem = element("p", { id: `${id}-problem`, className: "problem", hidden: true });
     this.number.setAttribute("aria-describedby", `${this.range.id} ${this.problem.id}`);

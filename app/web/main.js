@@ -108,7 +108,9 @@ function listCities() {
     }),
   );
   const select = byId("city");
-  const sorted = CITIES.map(([name, north, east]) => ({ name, north, east })).sort((a, b) => (a.name < b.name ? -1 : 1));
+  const sorted = CITIES.map(([name, north, east]) => ({ name, north, east })).sort((a, b) =>
+    a.name < b.name ? -1 : 1,
+  );
   select.append(...sorted.map(({ name }, i) => element("option", { textContent: name, value: i })));
   select.addEventListener("change", () => {
     const city = sorted[select.value];

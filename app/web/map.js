@@ -1,7 +1,7 @@
 // The map of all block groups: drawn from the bytes of `places`, zoomed, dragged, clicked, walked with the keyboard.
 
 import { CITIES } from "./cities.js";
-import { dollars, place } from "./text.js";
+import { announce, dollars, place } from "./text.js";
 
 const EASTWARD = Math.cos((37.25 * Math.PI) / 180); // a degree of longitude in degrees of latitude, mid-California
 const KILOMETRES = 111.2; // in a degree of latitude
@@ -240,7 +240,7 @@ export class MapPanel {
 
   _tell(i) {
     const value = dollars(this.places.shades[i] * this.places.valueStep);
-    const { north, east } = { north: this.places.north[i], east: this.places.east[i] };
+    const [north, east] = [this.places.north[i], this.places.east[i]];
     this.readout.textContent = `${place(north, east)}${near(north, east)}: about ${value} in the census`;
   }
 
@@ -313,11 +313,14 @@ export class MapPanel {
     if (steps[event.key]) {
       const [up, right] = steps[event.key];
       this.cursor = { north: cursor.north + up, east: cursor.east + right / EASTWARD };
-      const [x, y] = [this.view.x(this.cursor.east, this.picture.width), this.view.y(this.cursor.north, this.picture.height)];
-      if (x < 0 || y < 0 || x > this.picture.width || y > this.picture.height) {
+      const { width, height } = this.picture;
+      const [x, y] = [this.view.x(this.cursor.east, width), this.view.y(this.cursor.north, height)];
+      if (x < 0 || y < 0 || x > width || y > height) {
         this._show(new View(this.cursor.north, this.cursor.east, this.view.scale));
       }
       this._tell(this.places.nearest(this.cursor.north, this.cursor.east));
+      clearTimeout(this.telling);
+      this.telling = setTimeout(() => announce(this.readout.textContent), 300); // when the key is let go
       this._drawAbove();
     } else if (event.key === "Enter" || event.key === " ") {
       this.cursor = cursor;
@@ -340,7 +343,9 @@ export function drawLens(canvas, places, chosen, others) {
   const picture = new Picture(canvas);
   const reach = Math.max(
     0.02,
-    ...others.map(({ north, east }) => Math.max(Math.abs(north - chosen.north), Math.abs(east - chosen.east) * EASTWARD)),
+    ...others.map(({ north, east }) =>
+      Math.max(Math.abs(north - chosen.north), Math.abs(east - chosen.east) * EASTWARD),
+    ),
   );
   const view = new View(chosen.north, chosen.east, Math.min(picture.width, picture.height) / (2.6 * reach));
   picture.drawDots(places, view, colours(places.highest));
@@ -375,7 +380,12 @@ export function drawLens(canvas, places, chosen, others) {
 /** Return a colour for each value of a byte, from the stops in the style sheet. */
 function colours(highest) {
   const stops = getComputedStyle(document.documentElement).getPropertyValue("--ramp").split(",");
-  const channels = stops.map((stop) => stop.trim().match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16)));
+  const channels = stops.map((stop) =>
+    stop
+      .trim()
+      .match(/[0-9a-f]{2}/gi)
+      .map((pair) => parseInt(pair, 16)),
+  );
   return Array.from({ length: 256 }, (_, shade) => {
     const at = Math.min(1, shade / highest) * (channels.length - 1);
     const [low, high] = [channels[Math.floor(at)], channels[Math.ceil(at)]];
@@ -386,7 +396,10 @@ function colours(highest) {
 
 /** Return ", Oakland" where a place is close to a city that has a name here. */
 function near(north, east) {
-  const close = CITIES.map(([name, lat, lon]) => [Math.hypot(lat - north, (lon - east) * EASTWARD) * KILOMETRES, name]);
+  const close = CITIES.map(([name, lat, lon]) => [
+    Math.hypot(lat - north, (lon - east) * EASTWARD) * KILOMETRES,
+    name,
+  ]);
   const [kilometres, name] = close.reduce((best, other) => (other[0] < best[0] ? other : best));
   return kilometres < 8 ? `, ${name}` : "";
 }
@@ -398,7 +411,10 @@ function distance(pointers) {
 }
 
 function ring(context, x, y, radius, ink, paper) {
-  for (const [width, colour] of [[4, paper], [1.75, ink]]) {
+  for (const [width, colour] of [
+    [4, paper],
+    [1.75, ink],
+  ]) {
     context.beginPath();
     context.arc(x, y, radius, 0, 2 * Math.PI);
     context.lineWidth = width;
@@ -408,9 +424,17 @@ function ring(context, x, y, radius, ink, paper) {
 }
 
 function cross(context, x, y, ink, paper) {
-  for (const [width, colour] of [[4, paper], [1.75, ink]]) {
+  for (const [width, colour] of [
+    [4, paper],
+    [1.75, ink],
+  ]) {
     context.beginPath();
-    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+    for (const [dx, dy] of [
+      [1, 0],
+      [-1, 0],
+      [0, 1],
+      [0, -1],
+    ]) {
       context.moveTo(x + 4 * dx, y + 4 * dy);
       context.lineTo(x + 14 * dx, y + 14 * dy);
     }

@@ -1,7 +1,7 @@
 // The system: asked every few seconds while somebody looks, shown in words, and never by colour alone.
 
 import { ask } from "./api.js";
-import { ago, announce, byId, count, dollars, element } from "./text.js";
+import { ago, announce, byId, count, dollars, element, setText } from "./text.js";
 
 const EVERY = 3000; // milliseconds
 const PATIENCE = 6000;
@@ -35,7 +35,7 @@ function show(overview, onChange) {
   silentSince = null;
   byId("outage").hidden = true;
   byId("system").classList.remove("stale");
-  byId("asked").textContent = `as of ${new Date(overview.now).toLocaleTimeString()}`;
+  setText("asked", `as of ${new Date(overview.now).toLocaleTimeString()}`);
   showServices(overview);
   showModel(overview);
   showLive(overview);
@@ -52,7 +52,7 @@ function showSilence() {
   if (silentSince === null) silentSince = new Date();
   const outage = byId("outage");
   const text = `The service has not answered since ${silentSince.toLocaleTimeString()}. Asking again every few seconds.`;
-  if (outage.hidden || outage.textContent !== text) outage.textContent = text;
+  setText(outage, text);
   outage.hidden = false;
   byId("system").classList.add("stale");
   const api = byId("service-api");
@@ -73,15 +73,17 @@ function showServices({ services, model, model_state: state }) {
   const waiting = services.filter(({ state }) => state === "starting").map(({ title }) => title);
   if (ill.length) setPulse("down", `${ill.join(" and ")} ${ill.length > 1 ? "are" : "is"} down`);
   else if (!model) setPulse("starting", "No model yet");
-  else if (waiting.length) setPulse("starting", `${waiting.join(" and ")} ${waiting.length > 1 ? "start" : "starts"}`);
+  else if (waiting.length)
+    setPulse("starting", `${waiting.join(" and ")} ${waiting.length > 1 ? "start" : "starts"}`);
   else setPulse("up", `Version ${model.version} serves`);
-  byId("model-state").textContent = model ? "" : sentence(state);
+  setText("model-state", model ? "" : sentence(state));
 }
 
 function newService(service) {
   const title = element("a", { textContent: service.title });
   const state = element("span", { className: "state" });
-  const head = element("div", { className: "service" }, element("span", { className: "dot", ariaHidden: "true" }), title, state);
+  const dot = element("span", { className: "dot", ariaHidden: "true" });
+  const head = element("div", { className: "service" }, dot, title, state);
   const item = element("li", { id: `service-${service.name}` }, head, element("p", { className: "note" }));
   byId("services").append(item);
   return item;
@@ -89,15 +91,19 @@ function newService(service) {
 
 function setState(item, state, detail) {
   item.dataset.state = state;
-  item.querySelector(".state").textContent = WORDS[state];
+  setText(item.querySelector(".state"), WORDS[state]);
+  const note = item.querySelector(".note");
+  if (note.dataset.detail === detail) return;
+  note.dataset.detail = detail;
   // What stands between backticks is a command.
-  const parts = detail.split("`").map((part, i) => (i % 2 ? element("code", { textContent: part }) : part));
-  item.querySelector(".note").replaceChildren(...parts);
+  note.replaceChildren(
+    ...detail.split("`").map((part, i) => (i % 2 ? element("code", { textContent: part }) : part)),
+  );
 }
 
 function setPulse(state, text) {
   byId("pulse").dataset.state = state;
-  byId("pulse").textContent = text;
+  setText("pulse", text);
 }
 
 /** Return where a service is for this browser: under the name that the page has, or at its own address. */
@@ -111,13 +117,14 @@ function showModel({ model, services, now }) {
   if (!model) return;
   const mlflow = addressOf(services.find(({ name }) => name === "mlflow")).replace(/\/$/, "");
   const registered = model.source !== "dummy";
-  link("model-version", `${model.name} ${model.version}`, registered && `${mlflow}/#/models/${encodeURIComponent(model.name)}/versions/${model.version}`);
-  byId("model-age").textContent = model.registered_at ? ago(model.registered_at, now) : "";
-  byId("model-family").textContent = model.family;
-  byId("model-error").textContent =
-    model.test_rmse === null ? "not measured" : `${dollars(model.test_rmse)} (RMSE ${model.test_rmse.toFixed(3)} on test rows)`;
-  byId("model-coverage").textContent = `holds ${Math.round(100 * model.coverage)} % of true values`;
-  byId("model-engine").textContent = `${model.engine}, from the ${model.source}`;
+  const versions = `${mlflow}/#/models/${encodeURIComponent(model.name)}/versions`;
+  link("model-version", `${model.name} ${model.version}`, registered && `${versions}/${model.version}`);
+  setText("model-age", model.registered_at ? ago(model.registered_at, now) : "");
+  setText("model-family", model.family);
+  const { test_rmse: rmse } = model;
+  setText("model-error", rmse === null ? "not measured" : `${dollars(rmse)} (RMSE ${rmse.toFixed(3)} on test rows)`);
+  setText("model-coverage", `holds ${Math.round(100 * model.coverage)} % of true values`);
+  setText("model-engine", `${model.engine}, from the ${model.source}`);
   link("model-run", `run ${model.run_id.slice(0, 8)}`, registered && `${mlflow}/#/runs/${model.run_id}`);
   digest("model-data", model.data_md5, "MD5");
   digest("model-code", model.code_digest, "digest");
@@ -125,41 +132,45 @@ function showModel({ model, services, now }) {
 
 function link(id, text, href) {
   const anchor = byId(id);
-  anchor.textContent = text;
+  setText(anchor, text);
   if (href) anchor.href = href;
   else anchor.removeAttribute("href");
 }
 
 function digest(id, value, kind) {
-  byId(id).replaceChildren(value ? element("code", { textContent: value.slice(0, 12), title: value }) : "not recorded", value ? ` ${kind}` : "");
+  const shown = value ? `${value.slice(0, 12)} ${kind}` : "not recorded";
+  if (byId(id).textContent === shown) return;
+  const code = element("code", { textContent: value?.slice(0, 12), title: value });
+  byId(id).replaceChildren(...(value ? [code, ` ${kind}`] : [shown]));
 }
 
 function showLive({ live, model, prediction_log: log, now }) {
   const minutes = live.per_minute;
   const hour = minutes.reduce((sum, number) => sum + number, 0);
-  byId("per-minute").textContent = count(minutes.at(-1));
-  byId("per-hour").textContent = `${count(hour)} predictions`;
-  const test = model?.test_rmse;
-  byId("live-error").textContent =
-    live.rmse === null ? "no labels yet" : `RMSE ${live.rmse.toFixed(3)} of ${count(live.labels)} labels${test ? `, ${test.toFixed(3)} in the test` : ""}`;
-  byId("log").textContent = log;
-  byId("up-since").textContent = `${new Date(live.started_at).toLocaleString()} (${ago(live.started_at, now)})`;
+  setText("per-minute", count(minutes.at(-1)));
+  setText("per-hour", `${count(hour)} predictions`);
+  const promised = model?.test_rmse ? `, ${model.test_rmse.toFixed(3)} in the test` : "";
+  const error =
+    live.rmse === null ? "no labels yet" : `RMSE ${live.rmse.toFixed(3)} of ${count(live.labels)} labels${promised}`;
+  setText("live-error", error);
+  setText("log", log);
+  setText("up-since", `${new Date(live.started_at).toLocaleString()} (${ago(live.started_at, now)})`);
   const highest = Math.max(...minutes, 1);
   const bars = minutes.map((number, i) => {
     const height = number ? Math.max(1.5, (46 * number) / highest) : 0.75;
     return `M${4 * i + 0.5} 48v${-height}h3v${height}z`;
   });
-  const path = byId("hour").firstElementChild ?? byId("hour").appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
-  path.setAttribute("d", bars.join(""));
-  byId("hour").setAttribute("aria-label", `Predictions per minute in the last hour: ${count(hour)} in all, at most ${count(Math.max(...minutes))} in a minute`);
+  byId("hour").firstElementChild.setAttribute("d", bars.join(""));
+  const said = `Predictions per minute in the last hour: ${count(hour)} in all, at most ${count(Math.max(...minutes))}`;
+  byId("hour").setAttribute("aria-label", said);
 }
 
 function showDrift({ drift, now }) {
   const pill = byId("drift-status");
-  pill.textContent = drift?.retraining ? "retraining now" : (drift?.status ?? "not looked at yet");
+  setText(pill, drift?.retraining ? "retraining now" : (drift?.status ?? "not looked at yet"));
   pill.dataset.state = DRIFT[drift?.status] ?? "unknown";
-  byId("drift-age").textContent = drift?.checked_at ? ago(drift.checked_at, now) : "";
-  byId("drift-summary").textContent = drift ? aboutDrift(drift) : "The monitor makes its first check within a minute.";
+  setText("drift-age", drift?.checked_at ? ago(drift.checked_at, now) : "");
+  setText("drift-summary", drift ? aboutDrift(drift) : "The monitor makes its first check within a minute.");
   byId("drift-link").hidden = !drift;
   byId("drift-report").setAttribute("href", drift ? "drift?format=html" : "#system");
 }
@@ -167,15 +178,23 @@ function showDrift({ drift, now }) {
 /** Return what moved and what follows; the report itself goes into every figure. */
 function aboutDrift({ status, columns, summary, says, waits_for: waits }) {
   if (status !== "drift") return sentence(says || summary);
-  const moved = columns.length ? `The predicted houses differ in ${list(columns.map((name) => name.toLowerCase()))}.` : "The predicted houses differ as a whole.";
+  const what = columns.length ? `in ${list(columns.map((name) => name.toLowerCase()))}` : "as a whole";
+  const moved = `The newest houses differ from those in training ${what}.`;
   return waits.length ? `${moved} Before a retraining: ${list(waits)}.` : moved;
 }
 
 function showRetrainings({ retrainings, now }) {
-  if (!retrainings.length) return;
+  const said = retrainings.map(({ ended_at: ended }) => ago(ended, now)).join();
+  if (!retrainings.length || byId("retrainings").dataset.said === said) return;
+  byId("retrainings").dataset.said = said;
   const items = retrainings.map((entry) => {
     const version = entry.version ? ` version ${entry.version}` : "";
-    const head = element("p", {}, element("b", { textContent: `${entry.outcome}${version}` }), ` ${ago(entry.ended_at, now)}`);
+    const head = element(
+      "p",
+      {},
+      element("b", { textContent: `${entry.outcome}${version}` }),
+      ` ${ago(entry.ended_at, now)}`,
+    );
     const why = [TRIGGERS[entry.trigger] ?? entry.trigger, entry.reason].filter(Boolean).join("; ");
     const item = element("li", {}, head, element("p", { className: "note", textContent: why }));
     item.dataset.outcome = entry.outcome;

@@ -45,6 +45,12 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+/** Set the text of an element, or of the one with an id, unless it is there: somebody may be copying it. */
+export function setText(target, text) {
+  const node = typeof target === "string" ? byId(target) : target;
+  if (node.textContent !== text) node.textContent = text;
+}
+
 /** Tell those who hear the page instead of seeing it. */
 export function announce(text) {
   byId("news").textContent = text;
