@@ -1,4 +1,4 @@
-"""The documents' commands, as they stand, against a running appliance."""
+"""The documents' commands, as they stand, against a running appliance; what one sends, the next may ask about."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.chromium import browser
 from tests.documents import DOCUMENTS, RUN, Block, assert_prints, blocks
 from tests.integration.conftest import ROOT, Appliance
 
@@ -62,7 +63,7 @@ def run(block: Block, appliance: Appliance) -> str:
         "javascript": ["node", "--input-type=module", "--eval"],
         "diff": ["bash", "-c", 'git apply - <<<"$0"'],
     }[block.language]
-    path = f"{ROOT / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
         [*command, as_here(block.text, appliance)],
         cwd=appliance.root,
@@ -78,20 +79,13 @@ def run(block: Block, appliance: Appliance) -> str:
 
 def in_browser(script: str, appliance: Appliance) -> str:
     """Return what a script writes to the console of a page of the service."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("neither node nor chromium is here to run JavaScript")
     lines: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("console", lambda message: lines.append(message.text))
+    with browser() as started:
+        page = started.new_page()
+        page.on("console", lambda message: lines.append(message.text) if message.type == "log" else None)
         page.goto(f"http://localhost:{appliance.ports['API_PORT']}/health")
         page.evaluate(f"(async () => {{ {script} }})()")
-        browser.close()
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, ""])
 
 
 def as_here(text: str, appliance: Appliance) -> str:
