@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
 from app.settings import Settings
 from tests.documents import DOCUMENTS, ROOT, RUN, SHOWN, assert_prints, blocks, difference
+from tests.unit.app.conftest import EXAMPLE
 from tests.unit.app.test_drift import REPORT, write
 
 README = (ROOT / "README.md").read_text()
@@ -55,7 +58,8 @@ def test_the_variables_of_the_example_file_are_settings() -> None:
 def rows_of(heading: str) -> list[list[str]]:
     """Return the rows of the table behind a heading of docs/metrics.md."""
     section = METRICS.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert rows, heading
     return rows
 
@@ -63,11 +67,25 @@ def rows_of(heading: str) -> list[list[str]]:
 def test_the_metrics_are_those_of_the_service(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, test_mode=True)
     write(settings, REPORT)
+    used = {"memory_bytes": 1, "cpu_seconds": 1, "uptime_seconds": 1}
+    health = {"services": {"api": {"state": "up"}}, "processes": {"api": used}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "health.json").write_text(json.dumps(health))
     with TestClient(create_app(settings)) as client:
+        made = client.post("/predict", json=EXAMPLE).json()["prediction_id"]
+        client.post("/feedback", json={"prediction_id": made, "actual_value": 3})
         text = client.get("/metrics").text
-    served = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
-    served = {name: kind for name, kind in served.items() if not name.endswith("_created")}
-    documented = {row[0].strip("`"): row[1] for row in rows_of("Metrics of the service")}
+    documented = {
+        row[0].strip("`"): (row[1], set(re.findall(r"`(\w+)`", row[2]))) for row in rows_of("Metrics of the service")
+    }
+    served = {}
+    for family in text_string_to_metric_families(text):
+        if family.name.endswith("_created"):
+            continue
+        name = family.name + "_total" * (family.type == "counter")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le", "quantile"}
+        # the dummy model of this service has no test rows, so no sample of their error
+        served[name] = (family.type, labels if family.samples else documented[name][1])
     assert documented == served
 
 
