@@ -21,6 +21,7 @@ LONGEST_START = 300  # seconds; that a start is quick has tests of its own
 class FirstStart:
     """What was seen of a container that met an empty volume, without a network."""
 
+    image: str
     volume: str
     seconds: float
     console: str
@@ -78,6 +79,7 @@ def first_start(image: str, volumes: Callable[..., str]) -> FirstStart:
     try:
         seconds = container.wait_ready(LONGEST_START)
         seen = FirstStart(
+            image=image,
             volume=volume,
             seconds=seconds,
             console=container.logs(),

@@ -120,7 +120,7 @@ def test_a_service_that_goes_on_crashing_ends_the_container_within_a_minute(
     code, last = case
     broken, real = tmp_path / "main.py", tmp_path / "real.py"
     broken.write_text(code)
-    real.write_text((ROOT / "app/main.py").read_text())
+    real.write_text(docker("run", "--rm", "--entrypoint", "cat", first_start.image, "app/main.py").stdout)
     container = with_files(run, volumes(first_start.volume), {"app/main.py": broken, "app/real.py": real})
     assert container.wait_exit(60) == 1
     assert re.match(last, container.logs().strip().splitlines()[-1])
