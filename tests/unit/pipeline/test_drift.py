@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -210,13 +211,17 @@ def test_a_file_that_is_no_reference_is_told(content: bytes, tmp_path: Path) -> 
 
 def test_a_report_reads_as_text_and_as_a_page(rows: Matrix, reference: Reference) -> None:
     window = rows[18_000:19_000] * np.array([1.25, 1, 1, 1, 1, 1, 1, 1])
-    report = compare(reference, window, predicted(window), POLICY) | {"monitor": {"says": "waits for <more> labels"}}
+    added = {"policy": asdict(POLICY), "monitor": {"says": "waits for <more> labels"}}
+    report = compare(reference, window, predicted(window), POLICY) | added
     text, page = as_text(report), as_html(report)
     assert text.startswith("drift: ")
     assert len([line for line in text.splitlines() if line.startswith((*FEATURE_NAMES, "prediction"))]) == 9
     assert page.count("<svg") == 9
     assert "&lt;more&gt;" in page
     assert "http" not in page
+    assert "src=" not in page
+    assert "<h1>Drift: " in page
+    assert page.index("Median income") < page.index("House age")  # what moved comes first
     nothing = compare(reference, rows[:3], predicted(rows[:3]), POLICY)
     assert as_text(nothing).startswith("not enough data: ")
-    assert "not enough data" in as_html(nothing)
+    assert "<h1>Not enough data</h1>" in as_html(nothing)
