@@ -63,6 +63,13 @@ class DriftReport(Collector):
         monitor = report.get("monitor", {})
         joint = report.get("joint")
         policy = report.get("policy", {})
+        live = report.get("live")
+        if live:
+            yield GaugeMetricFamily(
+                "live_error_worse",
+                "1 where the newest labels are worse than the version promised, by a margin and by more than chance",
+                value=float(live["worse"]),
+            )
         if joint:
             yield GaugeMetricFamily("drift_auc", "How well rows are told from the training rows", value=joint["auc"])
         yield GaugeMetricFamily("drift_detected", "1 for drift", value=float(report["status"] == "drift"))

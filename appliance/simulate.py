@@ -8,6 +8,9 @@ Rows that no version was trained on are asked about, and their labels come some 
   version serves, its live RMSE is at most `GOAL` of the former one's after the change, and no request failed.
 - ``steady``: nothing changes for three minutes, and nothing may be retrained.
 - ``burst``: short bursts of as many requests as four connections carry, for whoever wants to watch the dashboards.
+
+``drift`` ends at once, with the remedy, where the drift monitor could not retrain in time: in its pause after a
+retraining, or when RETRAIN_ON_DRIFT is off.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
@@ -54,6 +58,7 @@ SOUTHERN_SHARE = 0.7  # of the questions after the change
 KEPT = 0.25  # of the rows, for the time after the promotion
 GOAL = 0.7
 SHOWN = 200  # labelled predictions in a live RMSE
+LONGEST_PAUSE = 60.0  # seconds that the drift monitor may still pause for: it needs as long to be sure of the change
 # The coast from Oregon to Mexico, read off a map to a few kilometres.
 COAST = (
     (42.0, -124.2), (40.44, -124.4), (39.3, -123.8), (38.3, -123.05), (37.8, -122.5), (37.1, -122.3), (36.6, -121.9),
@@ -262,22 +267,29 @@ class Watcher:
         self._prometheus = Connection(prometheus_port)
         self._alerts: set[str] = set()
         self._story = story
-        self._said = ""
         self.first = self.version = self._serving()
         self.retraining = False
         self.drift_at: float | None = None
+        # What was so before is no part of the story.
+        self.before = self._report() or {}
+        self._said = _without_figures(str(self.before.get("monitor", {}).get("says", "")))
+        self._was_drift = self.before.get("status") == "drift"
+        self._alerts |= self._firing()
 
     def look(self) -> None:
         """Ask once, and tell what is new."""
         try:
-            status, report = self._connection.get("/drift?format=json")
+            report = self._report()
             version = self._serving()
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._story.failures.append(f"/drift: {type(error).__name__}: {error}")
             return
-        if status == 200:
+        if report is not None:
             self._tell(report)
-        self._tell_alerts()
+        firing = self._firing()
+        for name in sorted(firing - self._alerts):
+            self._story.tell(f"alert: {name}", name)
+        self._alerts |= firing
         if version != self.version:
             self._story.tell(
                 f"version {version} was promoted by the gate and serves, after {self.version}", "promotion"
@@ -286,11 +298,12 @@ class Watcher:
 
     def _tell(self, report: dict[str, Any]) -> None:
         monitor = report.get("monitor", {})
-        if report["status"] == "drift" and self.drift_at is None:
+        self._was_drift &= report["status"] == "drift"
+        if report["status"] == "drift" and self.drift_at is None and not self._was_drift:
             self.drift_at = self._story.seconds()
             self._story.tell(f"drift found: {report['summary']}", "drift")
         says = str(monitor.get("says", ""))
-        news = "".join(letter for letter in says if not letter.isdigit())
+        news = _without_figures(says)
         if news != self._said and says and not says.startswith("nothing to do"):
             self._said = news
             self._story.tell(f"the drift monitor: {says}")
@@ -301,15 +314,18 @@ class Watcher:
             )
             self._story.tell(text, "retraining" if self.retraining else "")
 
-    def _tell_alerts(self) -> None:
+    def _report(self) -> dict[str, Any] | None:
+        """Return the drift monitor's last report, None before its first."""
+        status, report = self._connection.get("/drift?format=json")
+        return report if status == 200 else None
+
+    def _firing(self) -> set[str]:
+        """Return the names of Prometheus' alerts; none without Prometheus, which an appliance may lack."""
         try:
             _, answer = self._prometheus.get("/api/v1/alerts")
         except (OSError, http.client.HTTPException, ValueError):
-            return  # an appliance may do without Prometheus
-        firing = {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
-        for name in sorted(firing - self._alerts):
-            self._story.tell(f"alert: {name}", name)
-        self._alerts |= firing
+            return set()
+        return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
 
     def _serving(self) -> str:
         status, model = self._connection.get("/model")
@@ -383,6 +399,24 @@ def burst(story: Story, traffic: Traffic, watcher: Watcher) -> list[str]:
 SCENARIOS = {"drift": drift, "steady": steady, "burst": burst}
 
 
+def obstacle(report: dict[str, Any], now: float) -> str:
+    """Return why the drift monitor would not retrain in time, with the remedy; an empty string when it would."""
+    monitor = report.get("monitor", {})
+    if not monitor.get("retrain_on_drift", True):
+        return "RETRAIN_ON_DRIFT is off, so nothing would be retrained: start the appliance with RETRAIN_ON_DRIFT=on"
+    until = monitor.get("pauses_until")
+    if until and (left := datetime.fromisoformat(until).timestamp() - now) > LONGEST_PAUSE:
+        return (
+            f"the drift monitor pauses until {until[11:16]} UTC, {left / 60:.0f} minutes from now, as after every "
+            "retraining: wait, or tell the story to an appliance of its own (STATE_DIR=... and other ports)"
+        )
+    return ""
+
+
+def _without_figures(text: str) -> str:
+    return "".join(letter for letter in text if not letter.isdigit())
+
+
 def _watch(story: Story, watcher: Watcher, done: Callable[[], bool]) -> None:
     while not done():
         watcher.look()
@@ -399,25 +433,36 @@ def _live(story: Story, version: str, since: float = 0.0) -> str:
 
 
 def draw(story: Story, scenario: str, file: Path) -> None:
-    """Write the picture: the live RMSE of each version over the story, with what happened."""
+    """Write the picture: the live RMSE of each version over the story, or how much was asked, with what happened."""
     figure = Figure(figsize=(9, 4.5), layout="tight")
     axes = figure.add_subplot()
-    for version in dict.fromkeys(answer.version for answer in story.answers):
-        answers = [answer for answer in story.answers if answer.version == version]
-        squares = pd.Series([answer.error**2 for answer in answers]).rolling(100, min_periods=20).mean()
-        axes.plot([answer.at for answer in answers], np.sqrt(squares), label=f"version {version}")
+    if scenario == "burst":
+        counts = np.bincount([int(answer.at) for answer in story.answers])
+        axes.fill_between(np.arange(len(counts)), counts, step="post", alpha=0.7)
+        axes.set(xlabel="seconds", ylabel="predictions a second", title=f"Load, scenario {scenario}")
+    else:
+        _draw_error(axes, story)
+        axes.set(
+            xlabel="seconds",
+            ylabel=f"RMSE of 100 predictions ({TARGET.unit})",
+            title=f"Live error, scenario {scenario}",
+        )
+        axes.legend(loc="lower left")
     top = axes.get_ylim()[1]
     for at, mark in story.events:
         axes.axvline(at, color="grey", linewidth=0.8, linestyle="--")
         axes.text(at, top, f" {mark}", rotation=90, va="top", fontsize=8)
-    axes.set(
-        xlabel="seconds", ylabel=f"RMSE of 100 predictions ({TARGET.unit})", title=f"Live error, scenario {scenario}"
-    )
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="lower left")
+    axes.set_ylim(0, top)
     FigureCanvasAgg(figure)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
+
+
+def _draw_error(axes: Axes, story: Story) -> None:
+    for version in dict.fromkeys(answer.version for answer in story.answers):
+        answers = [answer for answer in story.answers if answer.version == version]
+        squares = pd.Series([answer.error**2 for answer in answers]).rolling(100, min_periods=20).mean()
+        axes.plot([answer.at for answer in answers], np.sqrt(squares), label=f"version {version}")
 
 
 def _held_back() -> pd.DataFrame:
@@ -433,13 +478,16 @@ def run(settings: Settings, scenario: str) -> int:
     except (OSError, http.client.HTTPException, ValueError) as error:
         sys.stderr.write(f"the service does not answer on port {settings.api_port} ({error}); make up starts it\n")
         return 1
+    if scenario == "drift" and (problem := obstacle(watcher.before, time.time())):
+        sys.stderr.write(f"{problem}\n")
+        return 1
     with Traffic(settings.api_port, houses, story) as traffic:
         problems = SCENARIOS[scenario](story, traffic, watcher)
     if story.failures:
         problems.append(f"{len(story.failures)} requests failed, the first: {story.failures[0]}")
     file = settings.state_dir / "simulate" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{scenario}.png"
     draw(story, scenario, file)
-    story.tell(f"{story.requests:,} predictions, {len(story.failures)} failed; live error over the story: {file}")
+    story.tell(f"{story.requests:,} predictions, {len(story.failures)} failed; a picture of the story: {file}")
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
     return 1 if problems else 0

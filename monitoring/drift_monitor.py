@@ -52,12 +52,16 @@ class State:
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from a report: the new state, what to start a retraining for, if so, and the words for it."""
+    """What follows from a report: the new state, what to start a retraining for, if so, and the words for it.
+
+    Until ``pauses_until`` (unix seconds) none is started, whatever is found.
+    """
 
     state: State
     start: str | None
     waits_for: tuple[str, ...]
     says: str
+    pauses_until: float | None = None
 
 
 def decide(
@@ -75,24 +79,27 @@ def decide(
     state = _count(state, report)
     policy = report.get("policy")
     reasons = _reasons(report)
+    ended = max(state.tried_at or 0.0, last_retraining or 0.0)
+    until = ended + policy["cooldown_seconds"] if policy else 0.0
+    pause = until if until > now else None
     if policy is None or not reasons:
-        return Decision(state, None, (), f"nothing to do: {report['summary']}")
+        return Decision(state, None, (), f"nothing to do: {report['summary']}", pause)
     why = " and ".join(reasons)
     waits = []
     if (missing := policy["sustained"] - state.windows) > 0:
         waits.append(f"{missing} more {'window' if missing == 1 else 'windows'} like this in a row")
     if (missing := policy["new_labels"] - report["new_labels"]) > 0:
         waits.append(f"{missing} more labels")
-    ended = max(state.tried_at or 0.0, last_retraining or 0.0)
-    if ended + policy["cooldown_seconds"] > now:
-        waits.append(f"the end of the pause after the last retraining, {_iso(ended + policy['cooldown_seconds'])}")
+    if pause is not None:
+        waits.append(f"the end of the pause after the last retraining, {_iso(pause)}")
     if not on:
         waits.append("RETRAIN_ON_DRIFT=on")
     if state.retraining_since is not None:
         since = f"a retraining runs since {_iso(state.retraining_since)}: {state.retraining_reason}"
-        return Decision(state, None, ("its end",), since)
+        return Decision(state, None, ("its end",), since, pause)
     if waits:
-        return Decision(state, None, tuple(waits), f"{why}; before it retrains it waits for {', '.join(waits)}")
+        text = f"{why}; before it retrains it waits for {', '.join(waits)}"
+        return Decision(state, None, tuple(waits), text, pause)
     return Decision(state, why, (), f"retrains: {why}")
 
 
@@ -269,6 +276,7 @@ class Monitor:
             "says": decision.says,
             "windows": self._state.windows,
             "waits_for": decision.waits_for,
+            "pauses_until": None if decision.pauses_until is None else _iso(decision.pauses_until),
             "retraining": self._training is not None,
             "retrain_on_drift": self._on,
         }

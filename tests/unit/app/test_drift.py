@@ -25,10 +25,10 @@ REPORT: dict[str, Any] = {
     "summary": "MedInc up",
     "checked_at": "2026-01-01T00:00:00+00:00",
     "version": "3",
-    "policy": {"psi": 0.1, "new_labels": 200},
+    "policy": {"psi": 0.1, "wasserstein": 0.2, "new_labels": 200},
     "window": {"rows": 1000, "last_id": 1, "first_at": "2026-01-01", "last_at": "2026-01-01"},
     "new_labels": 17,
-    "live": {"labels": 0, "test_rmse": 0.4},
+    "live": {"labels": 0, "test_rmse": 0.4, "worse": False},
     "columns": [COLUMN],
     "joint": {"auc": 0.7, "p_value": 0.0, "drifted": True},
     "monitor": {"says": "waits", "windows": 2, "retraining": False, "looked_at": "2026-01-01T00:00:00+00:00"},
@@ -86,6 +86,7 @@ def test_the_report_is_metrics(client: TestClient, settings: Settings) -> None:
     assert 'feature_drifted{feature="MedInc"} 1.0' in lines
     assert "drift_detected 1.0" in lines
     assert "drift_auc 0.7" in lines
+    assert "live_error_worse 0.0" in lines
     assert "drift_windows_in_a_row 2.0" in lines
     assert "labels_unused 17.0" in lines
     assert "drift_checked_timestamp_seconds 1.7672256e+09" in lines

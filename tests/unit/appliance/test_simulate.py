@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from appliance.simulate import RISE, Answer, Houses, Story
+from appliance.simulate import RISE, Answer, Houses, Story, draw, obstacle
 from pipeline.schema import FEATURES, TARGET
 
 PLACES = {"San Francisco": (37.77, -122.45), "Los Angeles": (34.0, -118.4), "Fresno": (36.75, -119.77)}
@@ -46,3 +47,26 @@ def test_the_live_error_is_of_one_version_since_a_moment() -> None:
     assert story.live("1") == pytest.approx((math.sqrt(12.5), 0.5, 2))
     assert story.live("1", since=1.5) == pytest.approx((4.0, 0.0, 1))
     assert math.isnan(story.live("3")[0])
+
+
+@pytest.mark.parametrize(
+    ("monitor", "words"),
+    [
+        ({}, ""),
+        ({"retrain_on_drift": True, "pauses_until": None}, ""),
+        ({"retrain_on_drift": False}, "start the appliance with RETRAIN_ON_DRIFT=on"),
+        ({"pauses_until": "2020-01-01T01:00:00+00:00"}, "pauses until 01:00 UTC, 55 minutes from now"),
+        ({"pauses_until": "2020-01-01T00:05:30+00:00"}, ""),
+    ],
+)
+def test_a_story_that_cannot_end_well_is_not_begun(monitor: dict[str, object], words: str) -> None:
+    said = obstacle({"monitor": monitor}, 1_577_837_100.0)  # five past midnight
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+@pytest.mark.parametrize("scenario", ["drift", "burst"])
+def test_a_picture_is_drawn_of_every_story(scenario: str, tmp_path: Path) -> None:
+    answers = [Answer(at / 10, "1", 0.3, True) for at in range(300)]
+    draw(Story(answers=answers, events=[(12.0, "drift")]), scenario, tmp_path / "story.png")
+    assert (tmp_path / "story.png").stat().st_size > 10_000

@@ -117,3 +117,11 @@ def test_while_its_own_retraining_runs_none_is_started() -> None:
     decision = decide(state, report(9000), now=NOW, last_retraining=None, on=True)
     assert decision.start is None
     assert decision.says == "a retraining runs since 1970-01-12T13:45:40+00:00: drift: MedInc up"
+
+
+def test_it_says_until_when_it_pauses_even_when_there_is_nothing_to_do() -> None:
+    calm = decide(State(), report(0, "no drift"), now=NOW, last_retraining=NOW - 600, on=True)
+    assert calm.pauses_until == NOW + 3000
+    drifting = decide(State(), report(0), now=NOW, last_retraining=NOW - 600, on=True)
+    assert drifting.pauses_until == NOW + 3000
+    assert decide(State(), report(0), now=NOW, last_retraining=NOW - 3600, on=True).pauses_until is None
