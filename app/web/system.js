@@ -17,12 +17,9 @@ let timer = 0;
 export function watchSystem(onChange) {
   const look = async () => {
     clearTimeout(timer);
-    try {
-      const overview = await ask("overview", { signal: AbortSignal.timeout(PATIENCE) });
-      show(overview, onChange);
-    } catch {
-      showSilence();
-    }
+    const overview = await ask("overview", { signal: AbortSignal.timeout(PATIENCE) }).catch(() => null);
+    if (overview) show(overview, onChange);
+    else showSilence();
     if (!document.hidden) timer = setTimeout(look, EVERY);
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : look()));
@@ -55,8 +52,10 @@ function showSilence() {
   setText(outage, text);
   outage.hidden = false;
   byId("system").classList.add("stale");
-  const api = byId("service-api");
-  if (api) setState(api, "down", "does not answer this page");
+  for (const item of byId("services").children) {
+    if (item.id === "service-api") setState(item, "down", "does not answer this page");
+    else if (item.dataset.state !== "missing") setState(item, "unknown", "only the service could tell");
+  }
   setPulse("down", "The service does not answer");
 }
 
@@ -64,7 +63,8 @@ function showServices({ services, model, model_state: state }) {
   for (const service of services) {
     const item = byId(`service-${service.name}`) ?? newService(service);
     const said = item.dataset.state;
-    if (said && said !== service.state) announce(`${service.title} is ${WORDS[service.state]}.`);
+    if (said && said !== "unknown" && said !== service.state)
+      announce(`${service.title} is ${WORDS[service.state]}.`);
     setState(item, service.state, service.detail);
     if (service.state === "missing") item.querySelector("a").removeAttribute("href");
     else item.querySelector("a").href = addressOf(service);
@@ -168,7 +168,7 @@ function showLive({ live, model, prediction_log: log, now }) {
 function showDrift({ drift, now }) {
   const pill = byId("drift-status");
   setText(pill, drift?.retraining ? "retraining now" : (drift?.status ?? "not looked at yet"));
-  pill.dataset.state = DRIFT[drift?.status] ?? "unknown";
+  pill.dataset.state = drift?.retraining ? "busy" : (DRIFT[drift?.status] ?? "unknown");
   setText("drift-age", drift?.checked_at ? ago(drift.checked_at, now) : "");
   setText("drift-summary", drift ? aboutDrift(drift) : "The monitor makes its first check within a minute.");
   byId("drift-link").hidden = !drift;
@@ -176,11 +176,11 @@ function showDrift({ drift, now }) {
 }
 
 /** Return what moved and what follows; the report itself goes into every figure. */
-function aboutDrift({ status, columns, summary, says, waits_for: waits }) {
+function aboutDrift({ status, columns, summary, says, waits_for: waits, retraining }) {
   if (status !== "drift") return sentence(says || summary);
   const what = columns.length ? `in ${list(columns.map((name) => name.toLowerCase()))}` : "as a whole";
   const moved = `The newest houses differ from those in training ${what}.`;
-  return waits.length ? `${moved} Before a retraining: ${list(waits)}.` : moved;
+  return waits.length && !retraining ? `${moved} Before a retraining: ${list(waits)}.` : moved;
 }
 
 function showRetrainings({ retrainings, now }) {
@@ -196,7 +196,7 @@ function showRetrainings({ retrainings, now }) {
       ` ${ago(entry.ended_at, now)}`,
     );
     const why = [TRIGGERS[entry.trigger] ?? entry.trigger, entry.reason].filter(Boolean).join("; ");
-    const item = element("li", {}, head, element("p", { className: "note", textContent: why }));
+    const item = element("li", {}, head, element("p", { className: "note", textContent: why, title: why }));
     item.dataset.outcome = entry.outcome;
     return item;
   });
