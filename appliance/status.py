@@ -22,7 +22,7 @@ from xmlrpc.client import Error as XmlRpcError
 from xmlrpc.client import ServerProxy
 
 from app.settings import Settings, as_environment
-from monitoring.health import TIMEOUT, Check, Services, UnwellError, ask, check_all
+from monitoring.health import TIMEOUT, Check, Services, UnwellError, ask, check_all, check_drift_monitor
 from monitoring.processes import usage
 
 HEALTHY, DEGRADED, STOPPED = 0, 1, 3
@@ -55,7 +55,8 @@ def show(settings: Settings) -> int:
         sys.stdout.write("\n".join([*lines, *_facts(state, None, now)]) + "\n")
         return STOPPED
     services = Services.from_environment(as_environment(settings))
-    checks = check_all(services)
+    report = state / "drift" / "report.json"
+    checks = check_all(services) | {"drift-monitor": check_drift_monitor(report, settings.drift_interval_seconds)}
     programs = _programs(state / "run")
     has_been_ready = (state / "run" / "was_ready").exists()
     rows, ill = _rows(services, checks, programs, now, starting=not has_been_ready)
@@ -84,8 +85,9 @@ def _rows(
         if name in services.missing():
             rows.append((name, "missing", "", "", "", ""))
             continue
-        # What has no address cannot be asked: that it runs has to do.
-        up = checks[name].up if name in checks else program is not None and program.state == "RUNNING"
+        # What has no address cannot be asked: it has to run.
+        up = name in addresses or (program is not None and program.state == "RUNNING")
+        up = up and (name not in checks or checks[name].up)
         state = "up" if up else "starting" if starting else "down"
         if not up:
             ill.append(f"{name} is {state}")
@@ -178,9 +180,8 @@ def _drift(state: Path, now: float) -> str:
         return "no check yet"
     monitor = report.get("monitor", {})
     text = f"{report['status']}: {report.get('summary', '')}; last look {_ago(monitor.get('looked_at'), now)}"
-    says = str(monitor.get("says", ""))
-    if says and not says.startswith("nothing to do"):
-        text += f"\n{'':<9}{says}"
+    if waits := monitor.get("waits_for"):
+        text += f"\n{'':<9}before it retrains it waits for {', '.join(waits)}"
     return text
 
 

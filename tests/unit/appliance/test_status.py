@@ -25,7 +25,7 @@ def test_what_lies_in_files_is_shown_of_a_stopped_appliance(
     (tmp_path / "champion").mkdir()
     (tmp_path / "champion" / "current.json").write_text('{"version": "7", "registered_at": null}')
     (tmp_path / "drift").mkdir()
-    report = {"status": "drift", "summary": "MedInc up", "monitor": {"says": "drift: MedInc up; before it retrains"}}
+    report = {"status": "drift", "summary": "MedInc up", "monitor": {"waits_for": ["57 more labels"]}}
     (tmp_path / "drift" / "report.json").write_text(json.dumps(report))
     line = {"ended_at": "2020-01-01T00:00:00+00:00", "trigger": "drift", "outcome": "rejected", "version": "8"}
     (tmp_path / "retrains.jsonl").write_text("broken\n" + json.dumps(line | {"reason": "worse"}) + "\n")
@@ -33,6 +33,7 @@ def test_what_lies_in_files_is_shown_of_a_stopped_appliance(
     printed = capsys.readouterr().out
     assert "model    version 7; kept as the service's local copy\n" in printed
     assert "drift    drift: MedInc up; last look at an unknown time\n" in printed
+    assert "         before it retrains it waits for 57 more labels\n" in printed
     assert " ago by the drift monitor: rejected version 8; worse\n" in printed
 
 
