@@ -36,6 +36,13 @@ export function showAnswer(prediction, actual, title) {
   byId("warnings").hidden = lines.length === 0;
 }
 
+/** Ask for the first question, as long as there was none. */
+export function showInvitation() {
+  if (!byId("answer").hidden) return;
+  byId("refusal").hidden = true;
+  byId("invitation").hidden = false;
+}
+
 /** Show why there is no new answer; an old one stays, but does not look like the present one. */
 export function showRefusal(message) {
   byId("refusal").textContent = message;

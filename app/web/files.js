@@ -1,6 +1,6 @@
 // Files: sent with their progress, answered by a scored file, of which the first rows are shown.
 
-import { problemOf } from "./api.js";
+import { askBytes, problemOf } from "./api.js";
 import { byId, count, element } from "./text.js";
 
 const TYPES = { csv: "text/csv", parquet: "application/vnd.apache.parquet" };
@@ -21,15 +21,11 @@ export function watchFiles() {
     event.target.value = ""; // so that the same file can be chosen again
     if (file) score(file);
   });
-  byId("example").addEventListener("click", async () => {
-    try {
-      const answer = await fetch("places/example.csv");
-      if (!answer.ok) throw problemOf(answer.status, await answer.text());
-      score(new File([await answer.blob()], "block-groups.csv"));
-    } catch (problem) {
-      fail(problem.lines ? problem.message : "The service does not answer.");
-    }
-  });
+  byId("example").addEventListener("click", () =>
+    askBytes("places/example.csv")
+      .then((bytes) => score(new File([bytes], "block-groups.csv")))
+      .catch((problem) => fail(problem.message)),
+  );
   let inside = 0;
   document.addEventListener("dragenter", () => inside++ || drop.classList.add("ready"));
   document.addEventListener("dragleave", () => --inside || drop.classList.remove("ready"));

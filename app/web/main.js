@@ -1,11 +1,13 @@
 // What happens when somebody clicks: the parts of the page and how they speak to each other.
 
-import { showAnswer, showComparable, showDistribution, showRefusal } from "./answer.js";
-import { ask, askBytes } from "./api.js";
+import { showAnswer, showComparable, showDistribution, showInvitation, showRefusal } from "./answer.js";
+import { Problem, ask, askBytes } from "./api.js";
 import { CITIES } from "./cities.js";
 import { watchFiles } from "./files.js";
 import { Form } from "./form.js";
-import { MapPanel, Places, drawLens } from "./map.js";
+import { MapPanel } from "./map.js";
+import { drawLens } from "./picture.js";
+import { Places } from "./places.js";
 import { watchSystem } from "./system.js";
 import { announce, byId, dollars, element } from "./text.js";
 
@@ -13,33 +15,39 @@ const CITY_ZOOM = 7;
 const SUGGESTED = ["San Francisco", "Los Angeles", "Fresno", "Bishop"];
 let places = null;
 let chosen = null; // the block group whose numbers are in the form, until somebody changes them
-let unanswered = false; // because of the service, not of the numbers
 let drawAround = () => {};
 let question = null; // aborts the one before, so that the last click wins
+let askAgain = null; // what the service could not be asked
 
 const form = new Form(byId("form"), byId("fields"), () => predict());
 const map = new MapPanel(byId("map"), byId("readout"), (north, east) => visit(north, east));
 
 /** Fill the form with the block group nearest to a point, and predict. */
-async function visit(latitude, longitude) {
-  const signal = begin();
-  try {
+function visit(latitude, longitude) {
+  return tryTo(async (signal) => {
     const place = await ask(`places/nearest?latitude=${latitude}&longitude=${longitude}`, { signal });
     form.fill(place.features);
     chosen = place;
     await answer(signal);
-  } catch (problem) {
-    refuse(problem);
-  }
+  });
 }
 
 /** Predict what is in the form. */
-async function predict() {
-  const signal = begin();
+function predict() {
+  return tryTo(answer);
+}
+
+/** Ask something; where the service is to blame that there is no answer, it is asked again later. */
+async function tryTo(work) {
+  question?.abort();
+  question = new AbortController();
   try {
-    await answer(signal);
+    await work(question.signal);
+    askAgain = null;
   } catch (problem) {
-    refuse(problem);
+    if (problem.name === "AbortError") return;
+    const isService = refuse(problem);
+    askAgain = isService ? () => tryTo(work) : null;
   }
 }
 
@@ -50,7 +58,6 @@ async function answer(signal) {
   const comparable = ask("places/comparable", { body: values, signal });
   comparable.catch(() => {}); // the prediction says the same about wrong numbers
   const prediction = await ask("predict", { body: values, signal });
-  unanswered = false;
   form.blame({});
   showAnswer(prediction, actual, (name) => form.title(name));
   announce(
@@ -77,25 +84,31 @@ function showAround(values, comparable) {
   drawAround();
 }
 
-function begin() {
-  question?.abort();
-  question = new AbortController();
-  return question.signal;
-}
-
+/** Show why there is no answer, at the field that is to blame; return whether none is. */
 function refuse(problem) {
-  if (problem.name === "AbortError") return;
+  if (!(problem instanceof Problem)) throw problem;
   const [name] = Object.keys(problem.fields);
-  unanswered = !name;
   form.blame(problem.fields);
-  const message = name ? `${form.title(name)}: ${problem.fields[name]}` : problem.message;
-  showRefusal(message);
+  showRefusal(name ? `${form.title(name)}: ${problem.fields[name]}` : problem.message);
+  return !name;
 }
 
-/** Ask what the version that serves was trained on; and ask again what it could not be asked before. */
-async function describe() {
-  form.describe(await ask("features"));
-  if (unanswered) predict();
+/** Get what the page is made of; again when another version serves, for what it was trained on. */
+async function load() {
+  try {
+    const [features, bytes] = await Promise.all([ask("features"), places ? null : askBytes("places")]);
+    form.describe(features);
+    if (bytes) {
+      places = new Places(bytes);
+      map.show(places);
+      showDistribution(places.shades, places.valueStep);
+      drawAround();
+    }
+    showInvitation();
+    askAgain?.();
+  } catch (problem) {
+    refuse(problem);
+  }
 }
 
 function listCities() {
@@ -128,13 +141,5 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw
 
 listCities();
 watchFiles();
-watchSystem(() => describe().catch(refuse));
-describe().catch(refuse);
-askBytes("places")
-  .then((bytes) => {
-    places = new Places(bytes);
-    map.show(places);
-    showDistribution(places.shades, places.valueStep);
-    drawAround();
-  })
-  .catch(refuse);
+watchSystem(load);
+load();

@@ -1,105 +1,11 @@
-// The map of all block groups: drawn from the bytes of `places`, zoomed, dragged, clicked, walked with the keyboard.
+// The map that is clicked: zoomed, dragged, and walked with the keyboard.
 
 import { CITIES } from "./cities.js";
+import { Picture, View, colours, cross, pin, ring } from "./picture.js";
+import { EASTWARD, nearCity } from "./places.js";
 import { announce, dollars, place } from "./text.js";
 
-const EASTWARD = Math.cos((37.25 * Math.PI) / 180); // a degree of longitude in degrees of latitude, mid-California
-const KILOMETRES = 111.2; // in a degree of latitude
 const MAX_ZOOM = 40;
-
-/** All places as typed arrays: degrees north and east, and values in the model's unit. */
-export class Places {
-  constructor(buffer) {
-    const header = new DataView(buffer);
-    this.count = header.getUint32(0, true);
-    const [south, west, step, valueStep] = [8, 12, 16, 20].map((offset) => header.getFloat32(offset, true));
-    const steps = new Uint16Array(buffer, 24, 2 * this.count); // little-endian, as all machines with a browser are
-    this.shades = new Uint8Array(buffer, 24 + 4 * this.count, this.count);
-    this.north = Float32Array.from(steps.subarray(0, this.count), (number) => south + number * step);
-    this.east = Float32Array.from(steps.subarray(this.count), (number) => west + number * step);
-    this.valueStep = valueStep;
-    this.highest = this.shades.reduce((highest, shade) => Math.max(highest, shade), 1);
-  }
-
-  /** Return the number of the place nearest to a point. */
-  nearest(north, east) {
-    let best = 0;
-    let least = Infinity;
-    for (let i = 0; i < this.count; i++) {
-      const up = this.north[i] - north;
-      const right = (this.east[i] - east) * EASTWARD;
-      const distance = up * up + right * right;
-      if (distance < least) [best, least] = [i, distance];
-    }
-    return best;
-  }
-}
-
-/** A window on the places: its centre, and how many pixels a degree of latitude has. */
-class View {
-  constructor(north, east, scale) {
-    Object.assign(this, { north, east, scale });
-  }
-
-  x(east, width) {
-    return width / 2 + (east - this.east) * EASTWARD * this.scale;
-  }
-
-  y(north, height) {
-    return height / 2 - (north - this.north) * this.scale;
-  }
-}
-
-/** A canvas that shows places through a view; what lies above the dots is drawn anew without drawing them again. */
-class Picture {
-  constructor(canvas) {
-    this.canvas = canvas;
-    this.dots = document.createElement("canvas");
-    this.fit();
-  }
-
-  /** Take the size that the page gives it; false where it has none. */
-  fit() {
-    const ratio = window.devicePixelRatio || 1;
-    this.width = this.canvas.clientWidth;
-    this.height = this.canvas.clientHeight;
-    for (const canvas of [this.canvas, this.dots]) {
-      canvas.width = Math.round(this.width * ratio);
-      canvas.height = Math.round(this.height * ratio);
-      canvas.getContext("2d").scale(ratio, ratio);
-    }
-    return this.width > 0 && this.height > 0;
-  }
-
-  drawDots(places, view, colours) {
-    const context = this.dots.getContext("2d");
-    context.clearRect(0, 0, this.width, this.height);
-    const size = Math.min(7, Math.max(1.7, 0.0105 * view.scale));
-    const round = size > 3;
-    context.globalAlpha = round ? 0.9 : 0.85;
-    for (let i = 0; i < places.count; i++) {
-      const x = view.x(places.east[i], this.width);
-      const y = view.y(places.north[i], this.height);
-      if (x < -size || y < -size || x > this.width + size || y > this.height + size) continue;
-      context.fillStyle = colours[places.shades[i]];
-      if (round) {
-        context.beginPath();
-        context.arc(x, y, size / 2, 0, 2 * Math.PI);
-        context.fill();
-      } else {
-        context.fillRect(x - size / 2, y - size / 2, size, size);
-      }
-    }
-  }
-
-  /** Copy the dots and return a context to draw above them. */
-  begin() {
-    const context = this.canvas.getContext("2d");
-    context.clearRect(0, 0, this.width, this.height);
-    if (this.dots.width && this.dots.height) context.drawImage(this.dots, 0, 0, this.width, this.height);
-    return context;
-  }
-}
 
 /** The map that is clicked; `onChoose(north, east)` is told where. */
 export class MapPanel {
@@ -241,7 +147,7 @@ export class MapPanel {
   _tell(i) {
     const value = dollars(this.places.shades[i] * this.places.valueStep);
     const [north, east] = [this.places.north[i], this.places.east[i]];
-    this.readout.textContent = `${place(north, east)}${near(north, east)}: about ${value} in the census`;
+    this.readout.textContent = `${place(north, east)}${nearCity(north, east)}: about ${value} in the census`;
   }
 
   _listen(canvas) {
@@ -338,125 +244,8 @@ export class MapPanel {
   }
 }
 
-/** Draw what is around a place, with the others numbered; returns how many kilometres the picture is wide. */
-export function drawLens(canvas, places, chosen, others) {
-  const picture = new Picture(canvas);
-  const reach = Math.max(
-    0.02,
-    ...others.map(({ north, east }) =>
-      Math.max(Math.abs(north - chosen.north), Math.abs(east - chosen.east) * EASTWARD),
-    ),
-  );
-  const view = new View(chosen.north, chosen.east, Math.min(picture.width, picture.height) / (2.6 * reach));
-  picture.drawDots(places, view, colours(places.highest));
-  const context = picture.begin();
-  const style = getComputedStyle(canvas);
-  const paper = style.getPropertyValue("--map");
-  context.font = "600 11px system-ui, sans-serif";
-  context.textAlign = "center";
-  context.textBaseline = "middle";
-  const pinned = [picture.width / 2, picture.height / 2];
-  const taken = [pinned, [pinned[0], pinned[1] - 14]];
-  others.forEach(({ north, east }, i) => {
-    let [x, y] = [view.x(east, picture.width), view.y(north, picture.height)];
-    // Several block groups often share the rounded coordinates of the census.
-    const aside = x < picture.width / 2 ? 17 : -17;
-    while (taken.some(([otherX, otherY]) => Math.hypot(otherX - x, otherY - y) < 17)) x += aside;
-    taken.push([x, y]);
-    context.beginPath();
-    context.arc(x, y, 8.5, 0, 2 * Math.PI);
-    context.fillStyle = style.getPropertyValue("--ink");
-    context.fill();
-    context.strokeStyle = paper;
-    context.lineWidth = 1.5;
-    context.stroke();
-    context.fillStyle = paper;
-    context.fillText(String(i + 1), x, y + 0.5);
-  });
-  pin(context, ...pinned, style.getPropertyValue("--accent"), paper);
-  return (picture.width / view.scale) * KILOMETRES;
-}
-
-/** Return a colour for each value of a byte, from the stops in the style sheet. */
-function colours(highest) {
-  const stops = getComputedStyle(document.documentElement).getPropertyValue("--ramp").split(",");
-  const channels = stops.map((stop) =>
-    stop
-      .trim()
-      .match(/[0-9a-f]{2}/gi)
-      .map((pair) => parseInt(pair, 16)),
-  );
-  return Array.from({ length: 256 }, (_, shade) => {
-    const at = Math.min(1, shade / highest) * (channels.length - 1);
-    const [low, high] = [channels[Math.floor(at)], channels[Math.ceil(at)]];
-    const mixed = low.map((channel, i) => Math.round(channel + (high[i] - channel) * (at - Math.floor(at))));
-    return `rgb(${mixed})`;
-  });
-}
-
-/** Return ", Oakland" where a place is close to a city that has a name here. */
-function near(north, east) {
-  const close = CITIES.map(([name, lat, lon]) => [
-    Math.hypot(lat - north, (lon - east) * EASTWARD) * KILOMETRES,
-    name,
-  ]);
-  const [kilometres, name] = close.reduce((best, other) => (other[0] < best[0] ? other : best));
-  return kilometres < 8 ? `, ${name}` : "";
-}
-
 function distance(pointers) {
   if (pointers.size < 2) return 0;
   const [[ax, ay], [bx, by]] = pointers.values();
   return Math.hypot(ax - bx, ay - by);
-}
-
-function ring(context, x, y, radius, ink, paper) {
-  for (const [width, colour] of [
-    [4, paper],
-    [1.75, ink],
-  ]) {
-    context.beginPath();
-    context.arc(x, y, radius, 0, 2 * Math.PI);
-    context.lineWidth = width;
-    context.strokeStyle = colour;
-    context.stroke();
-  }
-}
-
-function cross(context, x, y, ink, paper) {
-  for (const [width, colour] of [
-    [4, paper],
-    [1.75, ink],
-  ]) {
-    context.beginPath();
-    for (const [dx, dy] of [
-      [1, 0],
-      [-1, 0],
-      [0, 1],
-      [0, -1],
-    ]) {
-      context.moveTo(x + 4 * dx, y + 4 * dy);
-      context.lineTo(x + 14 * dx, y + 14 * dy);
-    }
-    context.lineWidth = width;
-    context.strokeStyle = colour;
-    context.stroke();
-  }
-}
-
-function pin(context, x, y, colour, paper) {
-  context.beginPath();
-  context.moveTo(x, y);
-  context.bezierCurveTo(x - 3, y - 8, x - 8, y - 10, x - 8, y - 16);
-  context.arc(x, y - 16, 8, Math.PI, 0);
-  context.bezierCurveTo(x + 8, y - 10, x + 3, y - 8, x, y);
-  context.fillStyle = colour;
-  context.fill();
-  context.lineWidth = 1.5;
-  context.strokeStyle = paper;
-  context.stroke();
-  context.beginPath();
-  context.arc(x, y - 16, 3, 0, 2 * Math.PI);
-  context.fillStyle = paper;
-  context.fill();
 }

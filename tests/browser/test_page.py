@@ -175,11 +175,13 @@ def test_a_silent_service_is_said_so_and_comes_back(open_page: OpenPage) -> None
     page.page.context.set_offline(True)
     expect(page("#outage")).to_contain_text("has not answered since")
     expect(page("#pulse")).to_have_text("The service does not answer")
+    expect(page("#service-mlflow .state")).to_have_text("not known")
     page.click_map()
     expect(page("#refusal")).to_have_text("The service does not answer.")
     page.page.context.set_offline(False)
     expect(page("#outage")).to_be_hidden()
-    expect(page("#price")).to_have_text(re.compile(r"^\$"))  # what was asked meanwhile
+    expect(page("#truth")).to_contain_text("in the census")  # of the place that was clicked meanwhile
+    expect(page("#refusal")).to_be_hidden()
 
 
 @pytest.fixture
