@@ -180,7 +180,7 @@ def _drift(state: Path, now: float) -> str:
         return "no check yet"
     monitor = report.get("monitor", {})
     text = f"{report['status']}: {report.get('summary', '')}; last look {_ago(monitor.get('looked_at'), now)}"
-    if waits := monitor.get("waits_for"):
+    if (waits := monitor.get("waits_for")) and not monitor.get("retraining"):
         text += f"\n{'':<9}before it retrains it waits for {', '.join(waits)}"
     return text
 
