@@ -52,7 +52,8 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
-    """Have xdist keep the groups together."""
+    """Have xdist keep the groups together, and begin them in the order of `pytest_collection_modifyitems`."""
+    config.option.loadscopereorder = False  # else by their number of tests, which says nothing of their time
     return GroupScheduling(config, log)
 
 
