@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from app import tables
 from app.schemas import Invalid, Problem
 from pipeline.schema import FEATURE_NAMES, FEATURES
 
@@ -143,4 +142,3 @@ FILE_OUT: Final = {
         "schema": {"type": "string", "format": "binary", "description": "As for CSV; the columns keep their types"},
     },
 }
-assert FILE_IN.keys() == FILE_OUT.keys() == tables.MEDIA_TYPES.keys()

@@ -17,7 +17,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 # In this order they are run: what the last one does changes the code.
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "data/README.md", ROOT / "CONTRIBUTING.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "data/README.md",
+    ROOT / "bench/README.md",
+    ROOT / "CONTRIBUTING.md",
+]
 RUN = ("bash", "python", "javascript", "diff")
 SHOWN = ("text", "json")
 NUMBERS_AGREE = 0.05  # relatively: another machine, another BLAS, another last digit

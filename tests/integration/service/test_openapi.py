@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from app.tables import MEDIA_TYPES
 from tests.integration.service.conftest import (
     EXAMPLE,
     ROOT,
@@ -209,6 +210,8 @@ def test_every_example_of_an_error_is_an_answer_of_the_service(start_service: St
 def test_the_example_of_a_file_is_answered_with_the_columns_of_its_example(start_service: StartService) -> None:
     service = start_service()
     batch = service.get("/openapi.json").json()["paths"]["/predict/batch"]["post"]
+    for described in (batch["requestBody"], batch["responses"]["200"]):
+        assert set(described["content"]) == {"application/json", *MEDIA_TYPES}
     sent = batch["requestBody"]["content"]["text/csv"]["example"]
     shown = batch["responses"]["200"]["content"]["text/csv"]["example"]
     answer = _typed("/predict/batch", "text/csv", sent.encode())(service)
