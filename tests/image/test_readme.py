@@ -19,18 +19,19 @@ BLOCKS: list[str] = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_t
 
 
 @pytest.fixture(scope="module")
-def started(image: str) -> Iterator[Container]:
-    """The container of the block with `docker run`; the block that removes it is run too, but keeps the image."""
+def started() -> Iterator[Container]:
+    """The container of the block with `docker run`; at the end the block that removes everything is run too."""
+    for kind in ("container", "volume"):
+        if exists(kind):
+            pytest.fail(f"there is a {kind} house-prices already, and the README's commands would remove it")
     container = Container.named("house-prices")
-    remove = block("docker rm").replace("docker image rm house-prices\n", "")
-    assert image
     try:
         shell(block("docker run"))
         container.wait_ready(LONGEST_START)
         yield container
     finally:
-        shell(remove)
-    assert docker("inspect", "house-prices", check=False).returncode != 0
+        shell(block("docker rm"))
+    assert not any(exists(kind) for kind in ("container", "volume", "image"))
 
 
 def test_the_question_of_the_readme_is_answered(started: Container) -> None:
@@ -62,6 +63,10 @@ def test_mlflow_answers_under_localhost_an_address_and_a_name(started: Container
         "http://127.0.0.1:5002/api/2.0/mlflow/experiments/create", headers=foreign, json={"name": "stolen"}
     )
     assert refused.status_code == HTTPStatus.FORBIDDEN
+
+
+def exists(kind: str) -> bool:
+    return docker(kind, "inspect", "house-prices", check=False).returncode == 0
 
 
 def block(words: str) -> str:
