@@ -119,7 +119,7 @@ function showModel({ model, services, now }) {
   const registered = model.source !== "dummy";
   const versions = `${mlflow}/#/models/${encodeURIComponent(model.name)}/versions`;
   link("model-version", `${model.name} ${model.version}`, registered && `${versions}/${model.version}`);
-  setText("model-age", model.registered_at ? ago(model.registered_at, now) : "");
+  setText("model-age", model.registered_at ? ago(model.registered_at, now) : "no");
   setText("model-family", model.family);
   const { test_rmse: rmse } = model;
   setText("model-error", rmse === null ? "not measured" : `${dollars(rmse)} (RMSE ${rmse.toFixed(3)} on test rows)`);
