@@ -131,7 +131,8 @@ class _Archive:
     def add_directory(self, directory: Path, name: Path) -> None:
         """Add a directory without what is in it."""
         info = tarfile.TarInfo(f"{CONTENT}/{name.as_posix()}")
-        info.type, info.mode = tarfile.DIRTYPE, directory.stat().st_mode & 0o777
+        status = directory.stat()
+        info.type, info.mode, info.mtime = tarfile.DIRTYPE, status.st_mode & 0o777, int(status.st_mtime)
         self._tar.addfile(info)
 
     def add_text(self, name: str, text: str) -> None:
@@ -362,9 +363,14 @@ def _write_file(state: Path, file: Path) -> Backup:
     return backup
 
 
+def served(version: str | None) -> str:
+    """Return which version serves, in words."""
+    return f"version {version}" if version else "no model"
+
+
 def _tell(backup: Backup, where: str, seconds: float) -> str:
-    version = f"version {backup.model_version}" if backup.model_version else "no model"
-    text = f"{where}: {version}, {backup.predictions:,} predictions, {backup.files:,} files, in {seconds:.1f} s"
+    what = f"{served(backup.model_version)}, {backup.predictions:,} predictions, {backup.files:,} files"
+    text = f"{where}: {what}, in {seconds:.1f} s"
     if not backup.whole_prometheus:
         text += "\nof the metrics only Prometheus' finished blocks are in it, not the last two to three hours"
     return text

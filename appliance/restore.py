@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from app.settings import load_settings
-from appliance.backup import CHECKSUMS, CONTENT, FORMAT, LEFT_OUT, MANIFEST, PRODUCT, entries, in_use
+from appliance.backup import CHECKSUMS, CONTENT, FORMAT, LEFT_OUT, MANIFEST, PRODUCT, entries, in_use, served
 from appliance.prepare import (
     BACKUPS,
     REPLACED,
@@ -210,7 +210,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     sys.stdout.write(
-        f"{state} is as of {manifest['created_at']}: version {manifest['model_version']}, "
+        f"{state} is as of {manifest['created_at']}: {served(manifest['model_version'])}, "
         f"{manifest['predictions']:,} predictions; in {time.monotonic() - started:.1f} s\n"
     )
     if former is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import socket
 import sys
@@ -22,7 +23,7 @@ from xmlrpc.client import Error as XmlRpcError
 from xmlrpc.client import ServerProxy
 
 from app.settings import Settings, as_environment
-from monitoring.health import TIMEOUT, Check, Services, UnwellError, ask, check_all, check_drift_monitor
+from monitoring.health import LONGEST_LOOK, TIMEOUT, Check, Services, UnwellError, ask, check_all, check_drift_monitor
 from monitoring.processes import usage
 
 HEALTHY, DEGRADED, STOPPED = 0, 1, 3
@@ -51,13 +52,17 @@ def show(settings: Settings) -> int:
     state = settings.state_dir
     now = time.time()
     if not is_running(state):
-        lines = ["stopped: make up starts it", ""]
+        # Compose's file sets API_HOST: there each service is a container, and none holds the state's lock.
+        apart = "the services run apart: docker compose ps shows them"
+        lines = [apart if os.environ.get("API_HOST") else "stopped: make up starts it", ""]
         sys.stdout.write("\n".join([*lines, *_facts(state, None, now)]) + "\n")
         return STOPPED
     services = Services.from_environment(as_environment(settings))
-    report = state / "drift" / "report.json"
-    checks = check_all(services) | {"drift-monitor": check_drift_monitor(report, settings.drift_interval_seconds)}
+    checks = check_all(services)
     programs = _programs(state / "run")
+    monitor, interval = programs.get("drift-monitor"), settings.drift_interval_seconds
+    if monitor and monitor.uptime > interval + LONGEST_LOOK:  # a younger one may be at its first look
+        checks["drift-monitor"] = check_drift_monitor(state / "drift" / "report.json", interval)
     has_been_ready = (state / "run" / "was_ready").exists()
     rows, ill = _rows(services, checks, programs, now, starting=not has_been_ready)
     verdict = ("degraded" if has_been_ready else "starting") + f": {', '.join(ill)}" if ill else "healthy"
