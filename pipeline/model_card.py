@@ -63,38 +63,43 @@ build it again. [The candidates compared]({comparison(experiment_id)}).
 
 
 def describe_version(
-    candidate: Candidate, lineage: Lineage, answered: Answered, *, number: str, links: Sequence[str], fitted_rows: int
+    candidate: Candidate,
+    lineage: Lineage,
+    answered: Answered,
+    *,
+    of_labels: bool,
+    number: str,
+    links: Sequence[str],
+    fitted_rows: int,
 ) -> str:
     """Return a version's card: data, use, error by region and by price, limits, and how to build it again.
 
     Parameters
     ----------
     answered : Answered
-        The test rows.
+        The test rows or, ``of_labels``, those held out of the labels, which are of the version's market.
     links : sequence of str
         In Markdown.
     fitted_rows : int
         Of the census.
     """
-    scores = candidate.metrics
     origin = f"commit `{lineage.git_commit}`" if lineage.git_commit else f"code digest `{lineage.code_digest}`"
-    batches = f", {lineage.batches} batches of labels with md5 `{lineage.feedback_md5}`" if lineage.batches else ""
+    batches = f", {_batches(lineage)} with md5 `{lineage.feedback_md5}`" if lineage.batches else ""
+    learnt = f" {_batches(lineage)} too; the values before them were carried to their prices." if batches else ""
+    prices = by_price(answered)
+    cap = (
+        " Dear places are underestimated: the source does not tell how dear they are." if prices[-1].bias < 0 else ""
+    )
     parts = [
-        f"{_family(candidate)}. RMSE **{scores['test_rmse']:.3f}**, MAE {scores['test_mae']:.3f}, "
-        f"R² {scores['test_r2']:.3f} on {len(answered.actual):,} test rows, in {TARGET.unit}; "
-        f"RMSE {scores['custom_rmse']:.3f} on the validation rows that chose it. "
-        f"Its {float(candidate.params['coverage']):.0%} intervals hold {scores['test_interval_coverage']:.1%} of the "
-        f"test rows and are {scores['test_interval_width']:.2f} wide on average.",
+        f"{_family(candidate)}. {_scores(candidate, answered, of_labels=of_labels)}",
         " · ".join(links),
         "### Data\n\n"
         f"{fitted_rows:,} block groups of the 1990 census, California only; the rows that chose the candidate are "
-        "among them in the end, the test rows never. The source caps values at 5.00001."
-        + _of_labels(candidate, lineage),
+        f"among them in the end, the test rows never. The source caps values at 5.00001.{learnt}",
         "### Use\n\nFor block groups of California like those, at the prices of the data. Not for single houses, and "
         "not for prices since, which it knows from labels only.",
         f"### Error by region\n\n{_table('region', by_region(answered))}",
-        f"### Error by price\n\n{_table('US dollars', by_price(answered))}\n\nDear places are underestimated, as the "
-        "source does not tell how dear they are; bias is predicted minus actual.",
+        f"### Error by price\n\n{_table('US dollars', prices)}\n\nBias is predicted minus actual.{cap}",
         f"### Coverage by quarter of the values\n\n{_table('quarter, lowest first', by_quantile(answered, 4))}",
     ]
     if candidate.limits:
@@ -107,6 +112,26 @@ def describe_version(
         "the run; libraries: the tag of that name.",
     ]
     return "\n\n".join(parts)
+
+
+def _scores(candidate: Candidate, answered: Answered, *, of_labels: bool) -> str:
+    """Return how good it is on the rows of the tables, and on others."""
+    scores = candidate.metrics
+    (whole,) = by_quantile(answered, 1)
+    width = float((answered.high - answered.low).mean())
+    rows = "labels held out" if of_labels else "test rows"
+    text = (
+        f"RMSE **{whole.rmse:.3f}** on {whole.rows:,} {rows}, in {TARGET.unit}; its "
+        f"{float(candidate.params['coverage']):.0%} intervals hold {whole.coverage:.1%} of them and are {width:.2f} "
+        f"wide on average. RMSE {scores['custom_rmse']:.3f} on the validation rows that chose it"
+    )
+    if of_labels:
+        return f"{text}; {scores['test_rmse']:.3f} on the test rows of the census, whose prices it has left behind."
+    return f"{text}. MAE {scores['test_mae']:.3f}, R² {scores['test_r2']:.3f} on the test rows."
+
+
+def _batches(lineage: Lineage) -> str:
+    return f"{lineage.batches} {'batch' if lineage.batches == 1 else 'batches'} of labels"
 
 
 def describe_run(candidate: Candidate) -> str:
@@ -198,16 +223,3 @@ def _table(title: str, groups: Sequence[Group]) -> str:
     rows = [(title, "rows", "RMSE", "bias", "inside the interval"), ("---",) * 5]
     rows += [(g.name, f"{g.rows:,}", f"{g.rmse:.3f}", f"{g.bias:+.3f}", f"{g.coverage:.1%}") for g in groups]
     return "\n".join("| " + " | ".join(cell if cell == "---" else cell + gap for cell in row) + " |" for row in rows)
-
-
-def _of_labels(candidate: Candidate, lineage: Lineage) -> str:
-    if not lineage.batches:
-        return ""
-    text = f" {lineage.batches} batches of labels too; the values before them were carried to their prices."
-    if "gate_rmse" in candidate.metrics:
-        scores = candidate.metrics
-        text += (
-            f" RMSE {scores['gate_rmse']:.3f} on the labels held out; its intervals hold "
-            f"{scores['gate_interval_coverage']:.1%} of them."
-        )
-    return text

@@ -242,11 +242,13 @@ def _describe_version(
     if version.description:
         return
     model = skops_io.load(MODELS / f"{candidate.name}.skops", trusted=list(TRUSTED_TYPES))
+    gate = _used(parts)["gate"]
     run = f"[its run, with plots and parameters](#/experiments/{experiment_id}/runs/{version.run_id})"
     card = describe_version(
         candidate,
         lineage,
-        answered(model, parts["test"]),
+        answered(model, gate if len(gate) else parts["test"]),
+        of_labels=len(gate) > 0,
         number=version.version,
         links=(run, f"[all candidates compared]({comparison(experiment_id)})"),
         fitted_rows=len(parts["train"]) + len(parts["validation"]),

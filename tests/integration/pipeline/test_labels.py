@@ -112,6 +112,7 @@ def test_labels_of_a_risen_market_make_a_version_that_can_be_reproduced_and_roll
     version = MlflowClient(serving.uri, serving.uri).get_model_version(serving.model, "2")
     assert version.tags["feedback_batches"] == "1"
     assert version.tags["gate_decided_by"] == "labels"
+    assert f"on {report['labels']} labels held out" in version.description  # not on the prices of the census
     run = MlflowClient(serving.uri, serving.uri).get_run(version.run_id)
     assert run.data.tags["feedback_md5"] == version.tags["feedback_md5"]
     assert 0.8 <= run.data.metrics["gate_interval_coverage"] <= 0.98
