@@ -55,8 +55,6 @@ async function answer(signal) {
   const values = form.read();
   const untouched = chosen && Object.entries(chosen.features).every(([name, value]) => values[name] === value);
   const actual = untouched ? chosen.actual_value : undefined;
-  const comparable = ask("places/comparable", { body: values, signal });
-  comparable.catch(() => {}); // the prediction says the same about wrong numbers
   const prediction = await ask("predict", { body: values, signal });
   form.blame({});
   showAnswer(prediction, actual, (name) => form.title(name));
@@ -64,7 +62,7 @@ async function answer(signal) {
     `${dollars(prediction.predicted_median_house_value)}, between ${dollars(prediction.interval.low)} and ` +
       `${dollars(prediction.interval.high)}. ${prediction.warnings.length ? `${prediction.warnings.length} warnings.` : ""}`,
   );
-  showAround(values, await comparable);
+  showAround(values, await ask("places/comparable", { body: values, signal }));
 }
 
 function showAround(values, comparable) {
