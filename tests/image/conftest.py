@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,17 @@ def appliances(image: str, volumes: Callable[..., str], first_start: FirstStart)
 def appliance(appliances: dict[str, Container]) -> Container:
     """One of them, for whatever leaves it healthy."""
     return appliances["api"]
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Write a figure to the console, also of a test that passes."""
+
+    def write(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return write
 
 
 @pytest.fixture

@@ -47,6 +47,8 @@ def moment(text: str) -> datetime:
 class Container:
     """A container that is started once, asked questions, and removed."""
 
+    ready_after: float  # seconds
+
     def __init__(self, image: str, options: Sequence[str] = (), command: Sequence[str] = ()) -> None:
         self.name = f"house-prices-test-{uuid.uuid4().hex[:10]}"
         self.started = time.monotonic()
@@ -74,7 +76,8 @@ class Container:
     def wait_ready(self, seconds: float) -> float:
         """Return the seconds from the start until ``run/ready`` appeared."""
         self.wait_for("[ -e /data/run/ready ]", self.started + seconds - time.monotonic())
-        return time.monotonic() - self.started
+        self.ready_after = time.monotonic() - self.started
+        return self.ready_after
 
     def wait_for(self, condition: str, seconds: float) -> None:
         """Wait until a shell in the container finds the condition true."""
