@@ -26,7 +26,7 @@ export function showAnswer(prediction, actual, title) {
     byId("truth").replaceChildren(
       element("span", { className: "diamond", ariaHidden: "true" }),
       element("b", { textContent: dollars(actual) }),
-      ` in the census, ${inside ? "inside" : "outside"} the range. Four of five block groups were in the training ` +
+      ` in the census, ${inside ? "inside" : "outside"} the range. Most block groups were in the training ` +
         "data, so the model may have seen this one.",
     );
   }
