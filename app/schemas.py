@@ -392,6 +392,9 @@ class DriftMonitor(BaseModel):
     says: str = Field(description="What it does, or what it waits for", examples=["nothing to do: no drift"])
     windows: int = Field(description="Windows in a row that wanted a retraining", json_schema_extra=_COUNT)
     waits_for: list[str] = Field(description="What is missing before it retrains")
+    pauses_until: str | None = Field(
+        default=None, description="Until when it starts none, UTC; null outside of a pause", json_schema_extra=_TIME
+    )
     retraining: bool = Field(description="Whether one that it has started runs")
     retrain_on_drift: bool = Field(description="The setting `RETRAIN_ON_DRIFT`")
 

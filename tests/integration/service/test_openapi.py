@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from app.schemas import DriftReport
 from app.tables import MEDIA_TYPES
+from monitoring.drift_monitor import Monitor
 from tests.integration.service.conftest import (
     EXAMPLE,
     ROOT,
@@ -41,11 +43,9 @@ def service(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Ite
     service = Service(state, {"MLFLOW_TRACKING_URI": registry.uri}).start()
     try:
         assert service.client.post("/predict/batch", json=[EXAMPLE] * 600).status_code == 200
-        check = [sys.executable, "-m", "monitoring.drift_check", "--json"]
-        with_state = clean_environment(STATE_DIR=state)
-        found = subprocess.run(check, env=with_state, cwd=state, capture_output=True, check=False).stdout
-        (state / "drift").mkdir()
-        (state / "drift" / "report.json").write_bytes(found)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STATE_DIR", str(state))
+            Monitor(state, interval=60, on=False).look()
         yield service
     finally:
         service.stop()
@@ -117,6 +117,12 @@ def test_a_client_made_from_the_description_works(service: Service, client_packa
         house.latitude = 91
         wrong = part("api.predictions.predict").sync(client=to, body=house)
         assert wrong.detail[0].loc == ["body", "Latitude"]
+
+
+def test_the_drift_report_has_the_fields_of_its_description_and_no_other(service: Service) -> None:
+    report = service.get("/drift").json()
+    assert DriftReport.model_validate(report, extra="forbid").model_dump(exclude_unset=True) == report
+    assert report["monitor"]["retrain_on_drift"] is False
 
 
 # -- the examples of errors are answers of the service ------------------------------------------------------------
