@@ -13,6 +13,7 @@ import warnings
 import uvicorn
 
 from app.settings import load_settings
+from appliance.first_visit import FirstVisit
 from appliance.hosts import HostGuard
 
 
@@ -44,7 +45,7 @@ def main() -> None:
 
     allowed = tuple(name.strip() for name in settings.allowed_hosts.split(",") if name.strip())
     uvicorn.run(
-        HostGuard(app, allowed),
+        HostGuard(FirstVisit(app), allowed),
         host=settings.bind_address,
         port=settings.mlflow_port,
         log_level="warning",

@@ -148,8 +148,8 @@ def describe_run(candidate: Candidate) -> str:
 def describe_experiment(model: str, experiment_id: str) -> str:
     """Return the note of the experiment; the page shows its first line only, until one unfolds it."""
     return f"""\
-**[The candidates compared]({comparison(experiment_id)})**: error, coverage, RMSE by tenth of the values; also in \
-the menu *Views*.
+House prices in California, several kinds of models: **[the candidates compared]({comparison(experiment_id)})** by \
+error, coverage, and RMSE by tenth of the values; also in the menu *Views*.
 
 Every training is a run for each candidate: parameters, scores, plots, the digests of its data, and the model. \
 `custom_rmse` (validation rows) chooses the best, which is registered as \

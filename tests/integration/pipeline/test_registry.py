@@ -135,7 +135,7 @@ def test_the_pages_of_the_registry_describe_model_version_and_experiment(
     experiment = client.get_experiment_by_name(experiment_of(trained))
     assert experiment
     tags = experiment.tags
-    (address,) = re.findall(r"\[The candidates compared\]\((\S+)\)", tags["mlflow.note.content"])
+    (address,) = re.findall(r"\[the candidates compared\]\((\S+)\)", tags["mlflow.note.content"])
     assert address in model.description
     assert address in card
     key = address.partition("viewStateShareKey=")[2].partition("&")[0]
