@@ -73,7 +73,8 @@ class Predictor:
         The rows of all requests that came in together are predicted by one call and logged by one commit, as a
         model takes hardly longer for sixteen rows than for one. It happens on the event loop, at its next turn or
         when the group before is committed, which it would have to wait for anyway: a request never waits for others
-        to come, and a thread would cost more than the model.
+        to come (one that waited already lets those in that can be read by then), and a thread would cost more than
+        the model.
 
         Raises
         ------
@@ -120,7 +121,10 @@ class Predictor:
                     _fail(waiting, error)
 
     def _go_on(self, done: asyncio.Future[None]) -> None:
-        done.get_loop().call_soon(self._predict_waiting)
+        # One turn of the loop later: by then those just answered have asked again, and groups that would go on taking
+        # turns for ever become one, whose rows cost less.
+        loop = done.get_loop()
+        loop.call_soon(loop.call_soon, self._predict_waiting)
 
     def _predict_group(self, champion: Champion, group: list[_Waiting]) -> None:
         matrix: Matrix = np.array([waiting.row for waiting in group])

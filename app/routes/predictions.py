@@ -7,7 +7,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from app import openapi, tables
-from app.json_body import JsonRoute
+from app.direct_route import DirectRoute
 from app.predictor import Predictor
 from app.schemas import Batch, HouseFeatures, Prediction
 
@@ -62,7 +62,7 @@ class _FileRoute(Route):
         return match, {**child, "route": self}
 
 
-router = APIRouter(tags=["predictions"], responses=openapi.CRASH, route_class=JsonRoute)
+router = APIRouter(tags=["predictions"], responses=openapi.CRASH, route_class=DirectRoute)
 
 
 @router.post(
