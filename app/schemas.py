@@ -230,8 +230,8 @@ class Limits(BaseModel):
         "a model that knows no places",
         examples=[5.0],
     )
-    across_line: AcrossLine
-    by_distance: list[AtDistance] = Field(description="Empty for a model that knows no places")
+    across_line: AcrossLine | None = Field(None, description="Null where the version's training did not measure it")
+    by_distance: list[AtDistance] = Field([], description="Empty for a model that knows no places")
 
 
 Range = Annotated[list[float], Field(min_length=2, max_length=2, examples=[[0.4999, 15.0001]])]

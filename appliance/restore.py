@@ -34,6 +34,7 @@ from appliance.prepare import (
     known_revisions,
     put_in_place,
 )
+from appliance.runtime import UNPACKING
 from pipeline.retrain import BusyError, lock
 
 LONGEST_TEXT = 100_000_000  # bytes of the manifest or the checksums; larger is something else
@@ -108,9 +109,10 @@ def _read_members(tar: tarfile.TarFile, directory: Path) -> tuple[dict[str, Any]
         else:
             name = Path(member.name)
             kinds = member.isreg() or member.isdir()
-            if not kinds or name.parts[0] != CONTENT or len(name.parts) < 2 or name.parts[1] in LEFT_OUT:
+            inside = len(name.parts) >= 2 and name.parts[0] == CONTENT and ".." not in name.parts
+            if not kinds or not inside or name.parts[1] in LEFT_OUT:
                 raise ForeignError(f"it holds {member.name!r}, which no backup does")
-            tar.extract(member, directory, filter="data")  # nothing outside, no foreign owner, no device
+            tar.extract(member, directory, **UNPACKING)
     if manifest is None:
         raise ForeignError("it is empty")
     return manifest, None

@@ -204,7 +204,7 @@ def flipped(archive: bytes) -> bytes:
         (lambda archive: archive_of({k: v for k, v in members(archive).items() if k != CHECKSUMS}), "cut short"),
         (lambda archive: archive_of({k: v for k, v in members(archive).items() if "MLmodel" not in k}), "MLmodel is"),
         (flipped, "cd does not have its checksum"),
-        (with_member("state/../../outside"), "outside"),
+        (with_member("state/../../outside"), "which no backup does"),
         (with_member("/etc/outside"), "which no backup does"),
         (with_member("state/run/lock"), "which no backup does"),
         (with_member("state/link", tarfile.SYMTYPE), "which no backup does"),
