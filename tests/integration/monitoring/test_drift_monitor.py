@@ -130,7 +130,8 @@ def test_a_check_by_hand_tells_by_its_exit_code(
     world: World, check: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     nothing = check()
-    assert (nothing.returncode, nothing.stdout) == (2, "not enough data: nothing was predicted yet\n")
+    assert nothing.returncode == 2
+    assert nothing.stdout.startswith("not enough data: nothing was predicted yet\n")
     world.predict(600)
     calm = check()
     assert calm.returncode == 0
