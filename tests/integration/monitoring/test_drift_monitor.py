@@ -135,7 +135,7 @@ def test_a_check_by_hand_tells_by_its_exit_code(
     world.predict(600)
     calm = check()
     assert calm.returncode == 0
-    assert calm.stdout.startswith("no drift: nothing moved\n600 newest predictions")
+    assert calm.stdout.startswith("no drift: nothing moved\nThe 600 newest predictions")
     world.predict(600, factor=1.5, labels=10)
     drift = check("--json")
     report = json.loads(drift.stdout)
