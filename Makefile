@@ -57,15 +57,15 @@ simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=d
 	@./entrypoint.sh python -m appliance.simulate $(SCENARIO)
 
 test: $(VENV)/.development .runtime/mlflow.db  ## run the tests: real servers on free ports, state in temporary directories
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup $(addprefix --ignore=,$(LOOP_TESTS))
+	@$(PYTHON) -m pytest --numprocesses 2 $(addprefix --ignore=,$(LOOP_TESTS))
 
 test-loop: $(VENV)/.development .runtime/mlflow.db  ## run the slow tests that `make test` leaves out: whole retrainings with labels
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup $(LOOP_TESTS)
+	@$(PYTHON) -m pytest --numprocesses 2 $(LOOP_TESTS)
 
 test-unit: $(VENV)/.development  ## run the fast part of the tests
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup tests/unit
+	@$(PYTHON) -m pytest --numprocesses 2 tests/unit
 
-bench: $(VENV)/.development  ## measure the service beside mlflow models serve and others, some four minutes
+bench: $(VENV)/.development  ## measure the service beside mlflow models serve and others, some three minutes
 	@./entrypoint.sh python -m bench.serving
 
 bench-quality: $(VENV)/.development  ## measure the models under the published protocol (SEEDS="7 8" chooses others)

@@ -7,7 +7,6 @@ Exit codes: 0 healthy, 1 a service is down or still starting, 3 it does not run.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import socket
@@ -23,6 +22,7 @@ from xmlrpc.client import Error as XmlRpcError
 from xmlrpc.client import ServerProxy
 
 from app.settings import Settings, as_environment
+from monitoring.drift_monitor import json_object
 from monitoring.health import LONGEST_LOOK, TIMEOUT, Check, Services, UnwellError, ask, check_all, check_drift_monitor
 from monitoring.processes import usage
 
@@ -226,22 +226,14 @@ def _last_line(file: Path) -> dict[str, Any]:
             lines = history.read().splitlines()
     except OSError:
         return {}
-    return _parsed(lines[-1]) if lines else {}
+    return json_object(lines[-1]) if lines else {}
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        return _parsed(file.read_bytes())
+        return json_object(file.read_bytes())
     except OSError:
         return {}
-
-
-def _parsed(text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _ago(at: object, now: float) -> str:

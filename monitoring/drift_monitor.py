@@ -253,11 +253,11 @@ class Monitor:
                 lines = file.read().splitlines()[1 if size > HISTORY_TAIL else 0 :]
         except OSError:
             return []
-        return [line for line in map(_parsed, lines) if line]
+        return [line for line in map(json_object, lines) if line]
 
     def _load(self) -> State:
         """Return the state that the loop before this one left."""
-        kept = _parsed(_read(self._directory / "state.json"))
+        kept = json_object(_read(self._directory / "state.json"))
         state = State(**{name: value for name, value in kept.items() if name in State.__dataclass_fields__})
         if state.retraining_since is not None:
             # It was killed with its parent, or goes on and will be in the history. Either way it counts as one:
@@ -296,7 +296,7 @@ def _read(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def _parsed(text: bytes) -> dict[str, Any]:
+def json_object(text: bytes) -> dict[str, Any]:
     """Return a JSON object; empty when it is none."""
     try:
         value = json.loads(text)
