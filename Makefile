@@ -19,7 +19,7 @@ LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeli
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.dependencies .runtime/mlflow.db  ## install everything into .venv and .runtime, nothing outside
+setup: $(VENV)/.dependencies .runtime/mlflow.db  ## install everything into .venv and .runtime; uv keeps downloads in its own cache
 	@$(PYTHON) -m appliance.runtime --retry
 
 up: $(VENV)/.dependencies .runtime/mlflow.db  ## start the appliance in the background and wait until it is ready

@@ -16,6 +16,7 @@ if [ -z "${APPLIANCE_ROOT:-}" ]; then
     export MLFLOW_UV_AUTO_DETECT=false MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK=true
     export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false
     export MLFLOW_HTTP_REQUEST_MAX_RETRIES=1 MLFLOW_HTTP_REQUEST_TIMEOUT=5
+    export MPLCONFIGDIR=${MPLCONFIGDIR:-$ROOT/.runtime/matplotlib}  # matplotlib's list of fonts; else it is in HOME
     export DVC_NO_ANALYTICS=1 GIT_PYTHON_REFRESH=quiet  # the image has no git
 
     # Grafana without a network: no reports, no updates, no plugins from elsewhere.

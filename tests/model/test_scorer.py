@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,9 @@ from pipeline.conformal import ConformalRegressor
 from pipeline.scorer import ARRAYS, FORMAT, TREES, BrokenScorerError, Scorer
 from pipeline.spatial import OffsetRegressor, SpatialFeatures
 from tests.unit.pipeline.test_spatial import KERNEL, town
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def spatial() -> Pipeline:
@@ -86,6 +90,20 @@ assert not {"sklearn", "skops", "mlflow", "pandas", "onnx"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_it_reports_to_nobody(model: ConformalRegressor, tmp_path: Path) -> None:
+    write_scorer(model, town(5)[0], tmp_path / "scorer")
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    script = (
+        "import sys; from pathlib import Path; from pipeline.scorer import Scorer; Scorer.load(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", script, tmp_path / "scorer"]
+    environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert [*home.rglob("*")] == []  # onnxruntime's telemetry begins with an id of the machine in HOME
 
 
 def damaged(files: Path, what: str) -> None:
