@@ -21,7 +21,6 @@ from pipeline.scorer import ARRAYS, FORMAT, TREES, BrokenScorerError, Scorer
 from pipeline.spatial import OffsetRegressor, SpatialFeatures
 from tests.unit.pipeline.test_spatial import KERNEL, town
 
-
 ROOT = Path(__file__).parents[2]
 
 
