@@ -99,9 +99,8 @@ def test_it_reports_to_nobody(model: ConformalRegressor, tmp_path: Path) -> None
     script = (
         "import sys; from pathlib import Path; from pipeline.scorer import Scorer; Scorer.load(Path(sys.argv[1]))"
     )
-    command = [sys.executable, "-c", script, tmp_path / "scorer"]
     environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
     assert [*home.rglob("*")] == []  # onnxruntime's telemetry begins with an id of the machine in HOME
 
 
