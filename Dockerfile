@@ -32,8 +32,8 @@ RUN --mount=type=cache,target=/root/.cache \
 # An empty registry with MLflow's schema: migrating one takes longer than everything else at a first start.
 FROM dependencies AS registry
 WORKDIR /app
-COPY pipeline/__init__.py pipeline/settings.py pipeline/source.py pipeline/workspace.py pipeline/
-COPY app/__init__.py app/settings.py app/
+COPY pipeline pipeline
+COPY tableloop tableloop
 COPY appliance appliance
 RUN python -m appliance.prepare --template
 

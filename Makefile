@@ -13,17 +13,17 @@ DOCKER := $(firstword $(wildcard /usr/bin/docker) docker)
 CONTROL := ./entrypoint.sh python -m appliance.control
 
 # Each of these trains several times; `make test` stays within six minutes on two cores without them.
-LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_scorer.py \
+LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_onnx_scorer.py \
     tests/integration/monitoring/test_drift_monitor.py
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dependencies .runtime/mlflow.db  ## install everything into .venv and .runtime; uv keeps downloads in its own cache
-	@$(PYTHON) -m appliance.runtime --retry
+	@$(PYTHON) -m appliance.binaries --retry
 
 up: $(VENV)/.dependencies .runtime/mlflow.db  ## start the appliance in the background and wait until it is ready
-	@$(PYTHON) -m appliance.runtime >/dev/null
+	@$(PYTHON) -m appliance.binaries >/dev/null
 	@$(CONTROL) up
 
 down:  ## stop it
@@ -54,7 +54,7 @@ restore:  ## put the backup FILE in place of the state, while nothing runs; the 
 	@./entrypoint.sh python -m appliance.restore "$(FILE)"
 
 simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady or burst)
-	@./entrypoint.sh python -m appliance.simulate $(SCENARIO)
+	@./entrypoint.sh python -m scenarios.simulate $(SCENARIO)
 
 test: $(VENV)/.development .runtime/mlflow.db  ## run the tests: real servers on free ports, state in temporary directories
 	@$(PYTHON) -m pytest --numprocesses 2 $(addprefix --ignore=,$(LOOP_TESTS))
@@ -125,15 +125,20 @@ $(UV): | $(PYTHON)
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip >/dev/null  # a .venv made by uv has none
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(VENV)/uv uv==$(UV_VERSION)
 
+# The library is installed in place: a change of the code needs no other installation.
+INSTALL_LIBRARY := $(UV) pip install --quiet --no-deps --editable .
+
 # Prometheus and Grafana are fetched meanwhile. Byte-compiled now, because a first import costs a start many seconds.
 $(VENV)/.dependencies: requirements.lock | $(UV)
-	@$(PYTHON) -m appliance.runtime >/dev/null & fetching=$$!; \
+	@$(PYTHON) -m appliance.binaries >/dev/null & fetching=$$!; \
 	env -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes --compile-bytecode requirements.lock; \
+	VIRTUAL_ENV=$(VENV) $(INSTALL_LIBRARY); \
 	wait $$fetching
 	@touch $@
 
 $(VENV)/.development: requirements-dev.lock $(VENV)/.dependencies
 	@env -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes --compile-bytecode requirements-dev.lock
+	@VIRTUAL_ENV=$(VENV) $(INSTALL_LIBRARY)
 	@touch $@
 
 .runtime/mlflow.db: $(VENV)/.dependencies

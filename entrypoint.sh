@@ -7,7 +7,7 @@ ROOT=$PWD
 
 if [ -z "${APPLIANCE_ROOT:-}" ]; then
     PATH=$ROOT/.venv/bin:$PATH:$ROOT/.runtime/prometheus:$ROOT/.runtime/grafana/bin
-    settings=$(python -m app.settings)
+    settings=$(python -m tableloop.settings)
     eval "$settings"
     export APPLIANCE_ROOT=$ROOT PYTHONUNBUFFERED=1
 
@@ -75,7 +75,7 @@ case ${1:-} in
         ;;
     mlflow)
         [ "$TEST_MODE" = off ] || missing MLflow
-        exec python -m appliance.registry
+        exec python -m appliance.mlflow_server
         ;;
     bootstrap)
         [ "$TEST_MODE" = off ] || exit 0

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from loguru import logger
 
-from pipeline.intervals import Answers
-from pipeline.schema import FEATURE_NAMES, FEATURES
+from tableloop.model.intervals import Answers
+from tableloop.table import FEATURE_NAMES, FEATURES
 
 Matrix = npt.NDArray[np.float64]
 Predict = Callable[[Matrix], Answers]
@@ -60,7 +60,7 @@ class Model:
 
 
 class Registry(Protocol):
-    """What the champion needs from a model registry; `app.registry` is the one over MLflow."""
+    """What the champion needs from a model registry; `app.model_loader` is the one over MLflow."""
 
     def find(self) -> Version | None:
         """Return the version the alias names, None when there is none; any exception: no answer."""

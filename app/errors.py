@@ -10,9 +10,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app.drift import NoReportError
-from app.feedback import RefusedError
-from app.prediction_log import PredictionLogError
+from app.drift_metrics import NoReportError
+from app.labels import RefusedError
+from app.prediction_writer import PredictionLogError
 
 MAX_PROBLEMS = 100
 MAX_TEXT = 200

@@ -19,16 +19,16 @@ from prometheus_client import CollectorRegistry
 
 from app import logs, openapi
 from app.champion import ChampionKeeper, DummyKeeper
-from app.drift import DriftReport, Retrains
+from app.drift_metrics import DriftReport, Retrains
 from app.errors import add_handlers
-from app.feedback import FeedbackKeeper
+from app.labels import FeedbackKeeper
 from app.metrics import HttpMetrics, Metrics, ModelInfo, ServiceHealth, StateDisk
 from app.middleware import RequestMiddleware
 from app.overview import OverviewSource, Rates
-from app.prediction_log import PredictionLog
+from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
 from app.routes import drift, feedback, page, predictions, system
-from app.settings import Settings, load_settings
+from tableloop.settings import Settings, load_settings
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -100,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
     if settings.test_mode:
         return DummyKeeper()
-    from app.registry import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
+    from app.model_loader import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
 
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
     return ChampionKeeper(

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import metrics as instrumentator
 
 from app.champion import Champion
-from pipeline.schema import TARGET
+from tableloop.table import TARGET
 
 VALUE_BUCKETS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0)
 # a prediction takes about a millisecond: the library's own buckets begin at ten

@@ -12,10 +12,10 @@ from loguru import logger
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.file_predictions import MAX_FILE_BYTES, MEDIA_TYPES, media_type
 from app.identifiers import new_id
 from app.logs import RequestLog
 from app.metrics import HttpMetrics
-from app.tables import MAX_FILE_BYTES, MEDIA_TYPES, media_type
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from app.schemas import Invalid, Problem
-from pipeline.schema import FEATURE_NAMES, FEATURES
+from tableloop.table import FEATURE_NAMES, FEATURES
 
 Responses = dict[int | str, dict[str, Any]]
 

@@ -20,10 +20,10 @@ from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict
 
 from app.champion import Champion
-from app.drift import NoReportError, read_report
+from app.drift_metrics import NoReportError, read_report
 from app.metrics import read_health
 from app.predictor import Predictor
-from app.settings import Settings
+from tableloop.settings import Settings
 
 SAMPLE_SECONDS: Final = 10
 MINUTES: Final = 60

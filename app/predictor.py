@@ -14,9 +14,9 @@ from app.champion import Champion, Matrix
 from app.errors import NoModelError
 from app.identifiers import new_id
 from app.metrics import Metrics
-from app.prediction_log import PredictionLog, Row
+from app.prediction_writer import PredictionLog, Row
 from app.schemas import HouseFeatures, Interval, Prediction
-from pipeline.intervals import Answers
+from tableloop.model.intervals import Answers
 
 CHUNK_ROWS = 2_000
 

@@ -1,4 +1,4 @@
-"""Requests and responses of the service, generated from `pipeline.schema`."""
+"""Requests and responses of the service, generated from `tableloop.table`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
-from pipeline.schema import FEATURES, TARGET, Column
+from tableloop.table import FEATURES, TARGET, Column
 
 MAX_BATCH_ROWS = 10_000
 ID_EXAMPLE = "01a2075a-3a41-763b-9b8c-d69e5df70ea4"
@@ -47,7 +47,7 @@ class HouseFeatures(_Features):
     """One block group of the 1990 census. Every field is required; a number in quotes is refused, not guessed."""
 
     def row(self) -> tuple[float, ...]:
-        """Return the eight values in the order of `pipeline.schema.FEATURES`, whatever the order in the request."""
+        """Return the eight values in the order of `tableloop.table.FEATURES`, whatever the order in the request."""
         return tuple(self.__dict__.values())
 
 

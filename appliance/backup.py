@@ -38,11 +38,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from app.settings import Settings, load_settings
 from appliance.prepare import BACKUPS, REPLACED, ROOT, RefusedError, revision
 from appliance.status import is_running
+from pipeline.git_commit import source_commit
 from pipeline.retrain import BUSY, BusyError, lock
-from pipeline.source import source_commit
+from tableloop.settings import Settings, load_settings
 
 PRODUCT, FORMAT = "house-price-appliance", 1
 MANIFEST, CHECKSUMS, CONTENT = "manifest.json", "SHA256SUMS", "state"

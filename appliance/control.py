@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.settings import Settings, load_settings
-from appliance.offline import own_registry
+from appliance.own_registry import own_registry
 from appliance.prepare import RefusedError
 from appliance.status import is_running, show
-from pipeline.server import is_healthy
+from tableloop.mlflow_http import is_healthy
+from tableloop.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_START = 1800.0  # seconds; a training on a small machine may take minutes

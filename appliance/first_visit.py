@@ -12,7 +12,7 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
-from appliance.hosts import App, Receive, Scope, Send
+from appliance.host_guard import App, Receive, Scope, Send
 
 # As MLflow 3.17 keeps them; a version that names them otherwise ignores these.
 CHOICES = {

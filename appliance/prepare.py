@@ -22,8 +22,8 @@ import sys
 import time
 from pathlib import Path
 
-from app.settings import Settings, load_settings
 from pipeline.workspace import prepare as prepare_workspace
+from tableloop.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / ".runtime" / "mlflow.db"

@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from app.settings import load_settings
 from appliance.backup import CHECKSUMS, CONTENT, FORMAT, LEFT_OUT, MANIFEST, PRODUCT, entries, in_use, served
+from appliance.binaries import UNPACKING
 from appliance.prepare import (
     BACKUPS,
     REPLACED,
@@ -34,8 +34,8 @@ from appliance.prepare import (
     known_revisions,
     put_in_place,
 )
-from appliance.runtime import UNPACKING
 from pipeline.retrain import BusyError, lock
+from tableloop.settings import load_settings
 
 LONGEST_TEXT = 100_000_000  # bytes of the manifest or the checksums; larger is something else
 

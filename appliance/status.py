@@ -21,10 +21,10 @@ from typing import Any
 from xmlrpc.client import Error as XmlRpcError
 from xmlrpc.client import ServerProxy
 
-from app.settings import Settings, as_environment
 from monitoring.drift_monitor import json_object
 from monitoring.health import LONGEST_LOOK, TIMEOUT, Check, Services, UnwellError, ask, check_all, check_drift_monitor
-from monitoring.processes import usage
+from monitoring.process_usage import usage
+from tableloop.settings import Settings, as_environment
 
 HEALTHY, DEGRADED, STOPPED = 0, 1, 3
 HEADER = ("service", "state", "pid", "uptime", "memory", "address")

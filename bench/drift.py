@@ -26,11 +26,11 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
-from app.prediction_log import COLUMNS, PredictionLog
-from pipeline.drift import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error, make_reference
+from app.prediction_writer import COLUMNS, PredictionLog
 from pipeline.preprocess import split
-from pipeline.schema import FEATURE_NAMES, TARGET
-from pipeline.stage import RAW_DATA, load_params
+from pipeline.stage_runner import RAW_DATA, load_params
+from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error, make_reference
+from tableloop.table import FEATURE_NAMES, TARGET
 
 UNDRIFTED = 500
 DRIFTED = 100

@@ -20,12 +20,12 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
-from pipeline.conformal import ConformalRegressor
-from pipeline.kernel import fit_kernel
-from pipeline.limits import across_line, by_distance
-from pipeline.models import build
-from pipeline.schema import FEATURE_NAMES, TARGET
-from pipeline.stage import RAW_DATA, load_params
+from pipeline.fit_kernel import fit_kernel
+from pipeline.stage_runner import RAW_DATA, load_params
+from tableloop.evaluation.extrapolation import across_line, by_distance
+from tableloop.model.candidates import build
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.table import FEATURE_NAMES, TARGET
 
 Matrix = npt.NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """What to do with old rows when the market has changed: ``python -m bench.retraining``, a minute or two of one core.
 
-The market is that of `appliance.simulate`: prices near the sea up by a half. Some test rows come back with their new
+The market is that of `scenarios.simulate`: prices near the sea up by a half. Some test rows come back with their new
 values as labels, the rest ask what was learnt. Each line is a way to train the shipped spatial model on the old rows
 and those labels; the last line of each block is what `pipeline.train` does. The last block is a market that has not
 changed, where the old rows are as good as ever.
@@ -17,14 +17,14 @@ import pandas as pd
 from sklearn.metrics import root_mean_squared_error
 from threadpoolctl import threadpool_limits
 
-from appliance.simulate import RISE, Houses
-from pipeline.conformal import ConformalRegressor
-from pipeline.models import build
 from pipeline.preprocess import split
-from pipeline.price_index import PriceIndex
-from pipeline.schema import FEATURE_NAMES, TARGET
-from pipeline.spatial import OffsetRegressor, SpatialFeatures
-from pipeline.stage import RAW_DATA, load_params
+from pipeline.stage_runner import RAW_DATA, load_params
+from scenarios.simulate import RISE, Houses
+from tableloop.model.candidates import build
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.price_index import PriceIndex
+from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
+from tableloop.table import FEATURE_NAMES, TARGET
 
 Matrix = npt.NDArray[np.float64]
 

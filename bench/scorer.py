@@ -16,13 +16,13 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from pipeline.compiler import compile_model
-from pipeline.conformal import ConformalRegressor
-from pipeline.models import build
 from pipeline.preprocess import split
-from pipeline.schema import FEATURE_NAMES, TARGET
-from pipeline.scorer import Scorer
-from pipeline.stage import RAW_DATA, load_params
+from pipeline.stage_runner import RAW_DATA, load_params
+from tableloop.model.candidates import build
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.onnx_export import compile_model
+from tableloop.model.onnx_scorer import Scorer
+from tableloop.table import FEATURE_NAMES, TARGET
 
 Matrix = npt.NDArray[np.float64]
 

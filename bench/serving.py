@@ -33,11 +33,11 @@ import numpy as np
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
 
-from app.settings import load_settings
 from bench.scorer import varied
-from pipeline.schema import FEATURE_NAMES
-from pipeline.scorer import DIRECTORY, Matrix, Scorer
-from pipeline.stage import RAW_DATA
+from pipeline.stage_runner import RAW_DATA
+from tableloop.model.onnx_scorer import DIRECTORY, Matrix, Scorer
+from tableloop.settings import load_settings
+from tableloop.table import FEATURE_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "bench" / "README.md"

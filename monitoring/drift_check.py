@@ -25,10 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import yaml
 
-from app.settings import load_settings
-from pipeline.drift import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error
-from pipeline.drift_report import as_text
-from pipeline.schema import FEATURE_NAMES
+from tableloop.drift.report import as_text
+from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error
+from tableloop.settings import load_settings
+from tableloop.table import FEATURE_NAMES
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 EXIT_CODES = {"no drift": 0, "drift": 1}

@@ -51,7 +51,7 @@ class Services:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Services:
-        """Read the variables of `app.settings`, every one of which must be there."""
+        """Read the variables of `tableloop.settings`, every one of which must be there."""
         bind = environment["BIND_ADDRESS"]
         host = "127.0.0.1" if bind in {"0.0.0.0", "::"} else f"[{bind}]" if ":" in bind else bind  # noqa: S104
         return cls(
@@ -203,7 +203,7 @@ def _scraped(services: Services, job: str) -> float | None:
 
 def main() -> None:
     """Print a line for each service that is ill, and exit 1 if there is one; all are asked unless one is named."""
-    from app.settings import as_environment, load_settings  # noqa: PLC0415 - the watchdog does without pydantic
+    from tableloop.settings import as_environment, load_settings  # noqa: PLC0415 - the watchdog does without pydantic
 
     settings = load_settings()
     names = sys.argv[1:]

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TextIO
 
 from monitoring.health import Check, Services, check_all, check_whole
-from monitoring.processes import usage
-from pipeline.schema import FEATURES
+from monitoring.process_usage import usage
+from tableloop.table import FEATURES
 
 CRASHES = 4  # in a row, with no healthy measurement between them
 STEADY = 60.0  # seconds; what has no address is healthy when it has run for so long

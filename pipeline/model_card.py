@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.groups import Answered, Group, by_price, by_quantile, by_region
-from pipeline.limits import in_words
-from pipeline.schema import FEATURES, TARGET
-from pipeline.tracking import Candidate, Lineage
+from pipeline.mlflow_runs import Candidate, Lineage
+from tableloop.evaluation.error_breakdown import Answered, Group, by_price, by_quantile, by_region
+from tableloop.evaluation.extrapolation import in_words
+from tableloop.table import FEATURES, TARGET
 
 FAMILIES = {
     "linear": "ordinary least squares on standardised features: what the simplest model can do",

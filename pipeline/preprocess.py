@@ -24,9 +24,9 @@ import pandas as pd
 import pandera.pandas as pa
 from loguru import logger
 
-from pipeline.feedback import FEEDBACK, read_batches
-from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
-from pipeline.stage import PROCESSED, RAW_DATA, REPORTS, StageError, load_params, run_stage
+from pipeline.stage_runner import PROCESSED, RAW_DATA, REPORTS, StageError, load_params, run_stage
+from tableloop.state.label_batches import FEEDBACK, read_batches
+from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
 
 SHOWN = 5  # ranges and values shown of each problem
 
@@ -86,7 +86,7 @@ def split_feedback(
     Parameters
     ----------
     batches
-        What `pipeline.feedback.read_batches` returns.
+        What `tableloop.state.label_batches.read_batches` returns.
 
     Returns
     -------

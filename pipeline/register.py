@@ -26,24 +26,8 @@ from mlflow.sklearn import load_model
 from sklearn.metrics import root_mean_squared_error
 from skops import io as skops_io
 
-from pipeline.compiler import NotCompilableError, write_scorer
-from pipeline.conformal import as_matrix
-from pipeline.evaluate import target
 from pipeline.gate import Decision, Held, judge
-from pipeline.model_card import (
-    MODEL_TAGS,
-    comparison,
-    describe_model,
-    describe_run,
-    describe_version,
-    experiment_tags,
-)
-from pipeline.schema import FEATURE_NAMES
-from pipeline.scorer import DIRECTORY, TOLERANCE, BrokenScorerError, Scorer
-from pipeline.server import wait_until_healthy
-from pipeline.settings import RegistrySettings
-from pipeline.stage import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
-from pipeline.tracking import (
+from pipeline.mlflow_runs import (
     Candidate,
     Lineage,
     LoggedRun,
@@ -55,7 +39,23 @@ from pipeline.tracking import (
     log_candidate,
     read_lineage,
 )
-from pipeline.trusted import TRUSTED_TYPES
+from pipeline.model_card import (
+    MODEL_TAGS,
+    comparison,
+    describe_model,
+    describe_run,
+    describe_version,
+    experiment_tags,
+)
+from pipeline.stage_runner import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
+from tableloop.evaluation.scores import target
+from tableloop.mlflow_http import wait_until_healthy
+from tableloop.model.conformal import as_matrix
+from tableloop.model.onnx_export import NotCompilableError, write_scorer
+from tableloop.model.onnx_scorer import DIRECTORY, TOLERANCE, BrokenScorerError, Scorer
+from tableloop.model.trusted_types import TRUSTED_TYPES
+from tableloop.settings import RegistrySettings
+from tableloop.table import FEATURE_NAMES
 
 SCORER = "scorer"  # tag of a version: "passed", "failed", or "none" for a family that has none
 ROLLED_BACK = "rolled_back"  # tag of a version: why its users wanted the former one again

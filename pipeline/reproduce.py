@@ -22,11 +22,11 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.feedback import FEEDBACK, batch_files, batches_md5
-from pipeline.server import is_healthy
-from pipeline.settings import RegistrySettings
-from pipeline.tracking import configure_client, read_lineage
+from pipeline.mlflow_runs import configure_client, read_lineage
 from pipeline.workspace import prepare
+from tableloop.mlflow_http import is_healthy
+from tableloop.settings import RegistrySettings
+from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5
 
 DIFFERENT, IMPOSSIBLE = 1, 2
 

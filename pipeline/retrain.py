@@ -27,9 +27,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from pipeline.server import has_alias, is_healthy, wait_until_healthy
-from pipeline.settings import RegistrySettings
 from pipeline.workspace import prepare
+from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
+from tableloop.settings import RegistrySettings
 
 HISTORY = "retrains.jsonl"
 FAILED = 1
@@ -217,7 +217,7 @@ def _take_labels(database: Path, workspace: Path) -> None:
             return
         if not connection.execute("SELECT EXISTS (SELECT 1 FROM feedback)").fetchone()[0]:
             return
-    from pipeline.feedback import FEEDBACK, take_batch  # noqa: PLC0415 - pandas, which a first start has no time for
+    from tableloop.state.label_batches import FEEDBACK, take_batch  # noqa: PLC0415 - pandas, which a first start has no time for
 
     if batch := take_batch(database, workspace / FEEDBACK):
         _say(f"new labels: {FEEDBACK / batch.name}", sys.stdout)

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from pipeline.mlflow_runs import configure_client
 from pipeline.register import REPLACED, ROLLED_BACK
 from pipeline.retrain import BUSY, BusyError, lock
-from pipeline.server import is_healthy
-from pipeline.settings import RegistrySettings
-from pipeline.tracking import configure_client
+from tableloop.mlflow_http import is_healthy
+from tableloop.settings import RegistrySettings
 
 
 class NothingToRollBackError(Exception):

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.intervals import Answers
-from pipeline.scorer import DIRECTORY, BrokenScorerError, Scorer
-from pipeline.server import download_version, find_alias
-from pipeline.settings import RegistrySettings
-from pipeline.tables import Kind, Matrix, TableError, TableReader, TableWriter, check_table, features_of
+from tableloop.files import Kind, Matrix, TableError, TableReader, TableWriter, check_table, features_of
+from tableloop.mlflow_http import download_version, find_alias
+from tableloop.model.intervals import Answers
+from tableloop.model.onnx_scorer import DIRECTORY, BrokenScorerError, Scorer
+from tableloop.settings import RegistrySettings
 
 KINDS: dict[str, Kind] = {".csv": "csv", ".parquet": "parquet"}
 Predict = Callable[[Matrix], Answers]

@@ -14,14 +14,15 @@ import pandas as pd
 from loguru import logger
 from skops import io as skops_io
 
-from pipeline.conformal import ConformalRegressor, Matrix, as_matrix
-from pipeline.evaluate import gate_scores, scores, target, write_plots
-from pipeline.limits import measure
-from pipeline.models import build
-from pipeline.price_index import PriceIndex
-from pipeline.schema import FEATURE_NAMES, TARGET
-from pipeline.stage import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
-from pipeline.trusted import TRUSTED_TYPES
+from pipeline.stage_runner import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
+from tableloop.evaluation.extrapolation import measure
+from tableloop.evaluation.plots import write_plots
+from tableloop.evaluation.scores import gate_scores, scores, target
+from tableloop.model.candidates import build
+from tableloop.model.conformal import ConformalRegressor, Matrix, as_matrix
+from tableloop.model.price_index import PriceIndex
+from tableloop.model.trusted_types import TRUSTED_TYPES
+from tableloop.table import FEATURE_NAMES, TARGET
 
 T = TypeVar("T")
 
@@ -207,7 +208,8 @@ def _save(name: str, model: ConformalRegressor) -> None:
     dumped = skops_io.dumps(model)
     unknown = set(skops_io.get_untrusted_types(data=dumped)) - set(TRUSTED_TYPES)
     if unknown:
-        raise StageError(f"candidate {name}: types missing in pipeline/trusted.py: {', '.join(sorted(unknown))}")
+        missing = ", ".join(sorted(unknown))
+        raise StageError(f"candidate {name}: types missing in tableloop/model/trusted_types.py: {missing}")
     (MODELS / f"{name}.skops").write_bytes(dumped)
 
 

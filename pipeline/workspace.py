@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import pipeline
-from pipeline.source import COMMIT_FILE, source_commit
+from pipeline.git_commit import COMMIT_FILE, source_commit
 
 ROOT = Path(pipeline.__file__).parents[1]
+CODE = ("pipeline", "tableloop")
 
 
 def prepare(state_dir: Path, root: Path = ROOT) -> Path:
@@ -24,15 +25,15 @@ def prepare(state_dir: Path, root: Path = ROOT) -> Path:
         When something cannot be read or written.
     """
     workspace = state_dir / "workspace"
-    wanted = {Path(name) for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config")}
-    wanted |= {path.relative_to(root) for path in (root / "pipeline").glob("*.py")}
+    wanted = {Path(name) for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config", ".dvcignore")}
+    wanted |= {path.relative_to(root) for folder in CODE for path in (root / folder).rglob("*.py")}
     wanted |= {path.relative_to(root) for path in (root / "data/raw").iterdir() if path.is_file()}
     wanted |= {path.relative_to(root) for path in (root / "data/feedback").glob("*.md")}  # the batches are made here
     (workspace / "data/feedback").mkdir(parents=True, exist_ok=True)
     for path in sorted(wanted):
         _copy(root / path, workspace / path)
-    for folder in ("pipeline", "data/raw"):
-        for path in (workspace / folder).iterdir():
+    for folder in (*CODE, "data/raw"):
+        for path in (workspace / folder).rglob("*"):
             if path.is_file() and path.relative_to(workspace) not in wanted:
                 path.unlink()
     if not (workspace / "dvc.lock").exists() and (root / "dvc.lock").exists():

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from app import openapi
-from app.drift import NO_REPORT, read_report
+from app.drift_metrics import NO_REPORT, read_report
 from app.schemas import DriftReport
-from pipeline.drift_report import as_html, as_text
+from tableloop.drift.report import as_html, as_text
 
 Format = Literal["json", "text", "html"]
 _RESPONSES: openapi.Responses = {

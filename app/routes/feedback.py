@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from app import openapi
-from app.feedback import FeedbackKeeper
+from app.labels import FeedbackKeeper
 from app.schemas import Feedback, FeedbackList, OneOrMoreLabels
 
 _RESPONSES: openapi.Responses = {

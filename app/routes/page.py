@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 from app.overview import Overview, OverviewSource
-from app.places import FeatureScale, NoPlacesError, Place, Places, read_places
+from app.page_data import FeatureScale, NoPlacesError, Place, Places, read_places
 from app.predictor import Predictor
 from app.schemas import HouseFeatures
 
@@ -68,7 +68,7 @@ def overview(request: Request) -> Overview:
 
 @router.get("/places")
 def all_places(places: AllPlaces, request: Request) -> Response:
-    """Return the map of all places: the bytes that `app.places.Map` describes."""
+    """Return the map of all places: the bytes that `app.page_data.Map` describes."""
     found = places.map
     headers = {"ETag": f'"{found.tag}"', "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if found.tag in request.headers.get("if-none-match", ""):

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from app import openapi, tables
+from app import file_predictions, openapi
 from app.direct_route import DirectRoute
 from app.predictor import Predictor
 from app.schemas import Batch, HouseFeatures, Prediction
@@ -57,7 +57,7 @@ class _FileRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return whether the request is for this route."""
         match, child = super().matches(scope)
-        if match is not Match.FULL or tables.media_type(scope) not in tables.MEDIA_TYPES:
+        if match is not Match.FULL or file_predictions.media_type(scope) not in file_predictions.MEDIA_TYPES:
             return Match.NONE, {}
         return match, {**child, "route": self}
 
@@ -81,7 +81,7 @@ async def predict(features: HouseFeatures, request: Request) -> Prediction:
     return await predictor.one(features, request.scope["request_id"], request.scope["line"])
 
 
-router.routes.append(_FileRoute("/predict/batch", tables.predict_table, methods=["POST"]))
+router.routes.append(_FileRoute("/predict/batch", file_predictions.predict_table, methods=["POST"]))
 
 
 @router.post(

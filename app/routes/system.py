@@ -10,7 +10,7 @@ from app.errors import NoModelError
 from app.metrics import read_health
 from app.predictor import Predictor
 from app.schemas import Health, ModelCard, Readiness
-from pipeline.schema import FEATURE_NAMES
+from tableloop.table import FEATURE_NAMES
 
 router = APIRouter(tags=["system"], responses=openapi.CRASH)
 

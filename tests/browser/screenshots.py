@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from app.settings import load_settings
+from tableloop.settings import load_settings
 from tests.browser.chromium import browser
 
 DIRECTORY = Path(__file__).parents[2] / "docs" / "screenshots"

@@ -8,7 +8,7 @@ import sys
 
 from playwright.sync_api import Browser, Page, expect
 
-from app.settings import load_settings
+from tableloop.settings import load_settings
 from tests.browser.chromium import browser
 
 VISITS = 15

@@ -10,8 +10,8 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Browser
 
 from monitoring.drift_check import load_policy
-from pipeline.drift import compare, make_reference
-from pipeline.drift_report import as_html
+from tableloop.drift.report import as_html
+from tableloop.drift.statistics import compare, make_reference
 
 
 @pytest.fixture(scope="module")

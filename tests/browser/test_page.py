@@ -19,7 +19,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import expect
 
 from monitoring.health import ask
-from pipeline.schema import FEATURE_NAMES
+from tableloop.table import FEATURE_NAMES
 from tests.browser.conftest import FrontPage, OpenPage
 from tests.integration.conftest import ROOT, Appliance, wait_until
 

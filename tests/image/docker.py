@@ -153,7 +153,7 @@ class Container:
 
 PROGRAMS = {
     "api": "app.main",
-    "mlflow": "appliance.registry",
+    "mlflow": "appliance.mlflow_server",
     "prometheus": "prometheus --config.file",
 }
 WITHOUT_ADDRESS = {

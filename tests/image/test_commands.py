@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from pipeline.schema import FEATURES
+from tableloop.table import FEATURES
 from tests.image.conftest import FirstStart
 from tests.image.docker import HARDENED, Container, docker
 

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pipeline.schema import FEATURES
+from tableloop.table import FEATURES
 from tests.image.conftest import ROOT
 from tests.image.docker import DOCKER, docker, moment
 

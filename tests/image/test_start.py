@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
-from pipeline.schema import FEATURES
+from tableloop.settings import Settings
+from tableloop.table import FEATURES
 from tests.image.conftest import FirstStart
 from tests.image.docker import HARDENED, Container, docker, moment
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from app.settings import as_environment, load_settings
 from monitoring.health import Services
+from tableloop.settings import as_environment, load_settings
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,11 +17,11 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.conformal import SCALE_FOLDS, ConformalRegressor
-from pipeline.intervals import SCALE_FLOOR
-from pipeline.schema import FEATURE_NAMES
-from pipeline.spatial import SpatialFeatures
-from pipeline.trusted import TRUSTED_TYPES
+from tableloop.model.conformal import SCALE_FOLDS, ConformalRegressor
+from tableloop.model.intervals import SCALE_FLOOR
+from tableloop.model.spatial import SpatialFeatures
+from tableloop.model.trusted_types import TRUSTED_TYPES
+from tableloop.table import FEATURE_NAMES
 
 
 def noisy(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

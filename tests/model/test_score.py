@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.compiler import write_scorer
-from pipeline.conformal import ConformalRegressor
-from pipeline.schema import FEATURE_NAMES
 from pipeline.score import load_predict, score_file
-from pipeline.scorer import DIRECTORY
-from pipeline.tables import OUTPUT_COLUMNS, TableError
-from tests.model.test_scorer import spatial
-from tests.unit.pipeline.test_spatial import town
+from tableloop.files import OUTPUT_COLUMNS, TableError
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.onnx_export import write_scorer
+from tableloop.model.onnx_scorer import DIRECTORY
+from tableloop.table import FEATURE_NAMES
+from tests.model.test_onnx_scorer import spatial
+from tests.unit.tableloop.model.test_spatial import town
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
-from pipeline.conformal import ConformalRegressor
-from pipeline.kernel import START, fit_kernel, leave_one_out_error, written
-from pipeline.limits import across_line, by_distance
-from pipeline.models import build
-from pipeline.neighbours import FAR_KM
+from pipeline.fit_kernel import START, fit_kernel, leave_one_out_error, written
 from pipeline.preprocess import split
-from pipeline.schema import FEATURE_NAMES, TARGET
-from pipeline.spatial import KERNEL_NAMES
+from tableloop.evaluation.extrapolation import across_line, by_distance
+from tableloop.model.candidates import build
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.kriging import FAR_KM
+from tableloop.model.spatial import KERNEL_NAMES
+from tableloop.table import FEATURE_NAMES, TARGET
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,10 +14,10 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
-from app.settings import Settings
+from tableloop.settings import Settings
 from tests.documents import DOCUMENTS, ROOT, RUN, SHOWN, assert_prints, blocks, difference
 from tests.unit.app.conftest import EXAMPLE
-from tests.unit.app.test_drift import REPORT, write
+from tests.unit.app.test_drift_metrics import REPORT, write
 
 README = (ROOT / "README.md").read_text()
 METRICS = (ROOT / "docs" / "metrics.md").read_text()
@@ -111,7 +111,11 @@ def test_every_block_is_run_or_says_why_not(document: Path) -> None:
 
 def test_the_messages_of_troubleshooting_are_those_of_the_product() -> None:
     section = (ROOT / "docs/operating.md").read_text().split("\n## Troubleshooting\n")[1]
-    files = [file for part in ("app", "appliance", "monitoring", "pipeline") for file in (ROOT / part).rglob("*.py")]
+    files = [
+        file
+        for part in ("app", "appliance", "monitoring", "pipeline", "scenarios", "tableloop")
+        for file in (ROOT / part).rglob("*.py")
+    ]
     code = "\n".join(file.read_text() for file in [*files, ROOT / "Makefile"])
     plain = re.sub(r'"\s+f?"', "", code)  # a message over two lines
     messages = re.findall(r"^\| [^|]*?`([^`]{12,})`[^|]* \|", section, re.MULTILINE)

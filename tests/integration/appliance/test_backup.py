@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import load_text
 
 from monitoring.health import UnwellError, ask
-from pipeline.schema import FEATURES
+from tableloop.table import FEATURES
 from tests.integration.conftest import Appliance
 
 ROW = {column.name: column.example for column in FEATURES}

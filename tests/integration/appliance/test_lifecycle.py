@@ -16,7 +16,7 @@ import pytest
 
 from appliance.prepare import prepare_database, revision
 from monitoring.health import ask
-from pipeline.schema import FEATURES
+from tableloop.table import FEATURES
 from tests.integration.conftest import ROOT, Appliance, wait_until
 
 NewAppliance = Callable[..., Appliance]

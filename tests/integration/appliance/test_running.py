@@ -15,12 +15,12 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from monitoring.health import UnwellError, ask, check_all
-from pipeline.schema import FEATURES
+from tableloop.table import FEATURES
 from tests.integration.conftest import Appliance, wait_until
 
 ROW = {column.name: column.example for column in FEATURES}
 COMMANDS = {
-    "mlflow": ("appliance.registry",),
+    "mlflow": ("appliance.mlflow_server",),
     "api": ("app.main",),
     "prometheus": ("prometheus", "--config.file"),
     "watchdog": ("monitoring.watchdog",),

@@ -16,7 +16,7 @@ import pytest
 
 from monitoring.grafana.dashboards import DIRECTORY
 from monitoring.health import ask
-from pipeline.schema import FEATURE_NAMES, TARGET
+from tableloop.table import FEATURE_NAMES, TARGET
 from tests.integration.conftest import ROOT, Appliance, wait_until
 
 SECONDS_OF_TRAFFIC = 12.0

@@ -19,10 +19,10 @@ import pandas as pd
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from app.prediction_log import PredictionLog
-from pipeline.drift import REFERENCE_FILE, Matrix, make_reference
+from app.prediction_writer import PredictionLog
 from pipeline.retrain import lock
-from pipeline.schema import FEATURE_NAMES, TARGET
+from tableloop.drift.statistics import REFERENCE_FILE, Matrix, make_reference
+from tableloop.table import FEATURE_NAMES, TARGET
 from tests.integration.conftest import ROOT, wait_until
 
 

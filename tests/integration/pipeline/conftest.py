@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.server import wait_until_healthy
+from tableloop.mlflow_http import wait_until_healthy
 
 ROOT = Path(__file__).parents[3]
-CHECKOUT = ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc", "data/raw", "pipeline")
+CHECKOUT = ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc", ".dvcignore", "data/raw", "pipeline", "tableloop")
 PARTS = ("train", "validation", "test")
 QUIET = {
     "OMP_NUM_THREADS": "1",

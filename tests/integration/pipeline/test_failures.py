@@ -10,7 +10,7 @@ import pandas as pd
 import psutil  # type: ignore[import-untyped]
 
 from pipeline.retrain import lock
-from pipeline.stage import RAW_DATA
+from pipeline.stage_runner import RAW_DATA
 from tests.integration.pipeline.conftest import Project, wait_for_line
 
 

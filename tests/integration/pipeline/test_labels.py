@@ -14,9 +14,9 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from mlflow import MlflowClient
 
-from app.prediction_log import _SCHEMA
-from pipeline.feedback import read_batches
-from pipeline.schema import FEATURE_NAMES, TARGET
+from app.prediction_writer import _SCHEMA
+from tableloop.state.label_batches import read_batches
+from tableloop.table import FEATURE_NAMES, TARGET
 from tests.integration.pipeline.conftest import Project, wait_for_line
 
 
@@ -121,7 +121,7 @@ def test_labels_of_a_risen_market_make_a_version_that_can_be_reproduced_and_roll
     assert code == 0, output
     assert "all " in output.splitlines()[-1]
     assert "gate_rmse" in output
-    source = serving.root / "pipeline/evaluate.py"
+    source = serving.root / "tableloop/evaluation/scores.py"
     original = source.read_text()
     source.write_text(f"{original}# changed\n")
     code, output = serving.run("reproduce", "2")

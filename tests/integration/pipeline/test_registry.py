@@ -21,11 +21,11 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts, load_text
 from skops import io as skops_io
 
-from pipeline.drift import REFERENCE_FILE, Reference
 from pipeline.preprocess import place_in_split
-from pipeline.schema import FEATURE_NAMES, TARGET
-from pipeline.stage import RAW_DATA
-from pipeline.trusted import TRUSTED_TYPES
+from pipeline.stage_runner import RAW_DATA
+from tableloop.drift.statistics import REFERENCE_FILE, Reference
+from tableloop.model.trusted_types import TRUSTED_TYPES
+from tableloop.table import FEATURE_NAMES, TARGET
 from tests.integration.pipeline.conftest import PARTS, SMALL, Project
 
 BEST = "hist_gradient_boosting"

@@ -29,9 +29,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from appliance.prepare import prepare_database
-from pipeline.conformal import ConformalRegressor
-from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
-from pipeline.trusted import TRUSTED_TYPES
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.trusted_types import TRUSTED_TYPES
+from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE: dict[str, float] = {column.name: column.example for column in FEATURES}
@@ -212,7 +212,7 @@ class Registry:
                 input_example=frame[:5],
                 skops_trusted_types=list(TRUSTED_TYPES),
                 pip_requirements=["scikit-learn"],
-                code_paths=[str(ROOT / "pipeline")],
+                code_paths=[str(ROOT / "tableloop")],
                 metadata={
                     "family": "linear",
                     "training_range": {name: [float(frame[name].min()), float(frame[name].max())] for name in frame},

@@ -9,7 +9,7 @@ import pandas as pd
 import schemathesis
 from hypothesis import strategies as st
 
-from pipeline.schema import FEATURES
+from tableloop.table import FEATURES
 
 _NUMBERS = {
     column.name: st.floats(max(column.minimum, -1000), min(column.maximum, 1000), allow_subnormal=False)

@@ -10,7 +10,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from pipeline.schema import FEATURE_NAMES
+from tableloop.table import FEATURE_NAMES
 from tests.integration.service.conftest import (
     ALIAS,
     NAME,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from app.file_predictions import MEDIA_TYPES
 from app.schemas import DriftReport
-from app.tables import MEDIA_TYPES
 from monitoring.drift_monitor import Monitor
 from tests.integration.service.conftest import (
     EXAMPLE,

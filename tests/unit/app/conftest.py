@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.settings import Settings
-from pipeline.schema import FEATURES
+from tableloop.settings import Settings
+from tableloop.table import FEATURES
 
 EXAMPLE: dict[str, float] = {column.name: column.example for column in FEATURES}
 

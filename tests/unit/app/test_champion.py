@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from app.champion import FORGOTTEN_SECONDS, ChampionKeeper, Model, Version, dummy_champion, tried
-from pipeline.intervals import Answers
-from pipeline.schema import FEATURE_NAMES, FEATURES
+from tableloop.model.intervals import Answers
+from tableloop.table import FEATURE_NAMES, FEATURES
 
 EXAMPLE = tuple(column.example for column in FEATURES)
 VERSION = Version("3", "run", None)

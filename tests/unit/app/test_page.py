@@ -12,15 +12,15 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, Histogram
 
-from app import overview, places
+from app import overview, page_data
 from app.overview import Rates
-from app.places import DATA, MAP_HEADER, NoPlacesError, read_places
+from app.page_data import DATA, MAP_HEADER, NoPlacesError, read_places
 from app.schemas import HouseFeatures
-from app.settings import Settings
-from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
+from tableloop.settings import Settings
+from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
 from tests.unit.app.conftest import EXAMPLE
 
-WEB = Path(places.__file__).parent / "web"
+WEB = Path(page_data.__file__).parent / "web"
 
 
 def rows() -> list[dict[str, float]]:
@@ -93,7 +93,7 @@ def test_a_point_that_is_none_is_refused(client: TestClient, query: str) -> None
 def test_comparable_places_are_near_alike_and_others(client: TestClient) -> None:
     place = client.get("/places/nearest?latitude=37.8&longitude=-122.2").json()
     found = client.post("/places/comparable", json=place["features"]).json()
-    assert len(found) == places.COMPARABLE
+    assert len(found) == page_data.COMPARABLE
     assert place["features"] not in [other["features"] for other in found]
     away = [other["kilometres"] for other in found]
     assert away == sorted(away)
@@ -124,7 +124,7 @@ def test_the_example_file_can_be_predicted(client: TestClient) -> None:
     assert example.text.splitlines()[0] == ",".join(FEATURE_NAMES)
     scored = client.post("/predict/batch", content=example.content, headers={"Content-Type": "text/csv"})
     assert scored.status_code == 200
-    assert len(scored.text.splitlines()) == 1 + places.EXAMPLE_ROWS
+    assert len(scored.text.splitlines()) == 1 + page_data.EXAMPLE_ROWS
 
 
 def test_a_file_that_is_no_such_table_is_named(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_without_the_data_the_map_says_so_and_predictions_go_on(
 
 def test_one_row_of_all_alike_places_is_no_division_by_zero() -> None:
     row = [EXAMPLE[name] for name in FEATURE_NAMES]
-    same = places.Places(np.array([row] * 3), np.array([1.0, 2.0, 3.0]))
+    same = page_data.Places(np.array([row] * 3), np.array([1.0, 2.0, 3.0]))
     other = HouseFeatures(**(EXAMPLE | {"HouseAge": 5.0}))
     assert [place.actual_value for place in same.comparable(other)] == [1.0, 2.0, 3.0]
 

@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.schemas import MAX_BATCH_ROWS, HouseFeatures
-from app.settings import Settings
-from pipeline.schema import FEATURE_NAMES, FEATURES
+from tableloop.settings import Settings
+from tableloop.table import FEATURE_NAMES, FEATURES
 from tests.unit.app.conftest import EXAMPLE
 
 JSON = {"content-type": "application/json"}

@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 
 from app.champion import DummyKeeper, Matrix
 from app.metrics import Metrics
-from app.prediction_log import PredictionLog
+from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
 from app.schemas import HouseFeatures, Prediction
-from pipeline.intervals import Answers
+from tableloop.model.intervals import Answers
 from tests.unit.app.conftest import EXAMPLE
 
 

@@ -13,8 +13,8 @@ from loguru import logger
 
 from app.champion import Champion, dummy_champion
 from app.main import create_app
-from app.settings import Settings
-from pipeline.intervals import Answers
+from tableloop.model.intervals import Answers
+from tableloop.settings import Settings
 from tests.unit.app.conftest import EXAMPLE
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.settings import Settings
+from tableloop.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
 from appliance import prepare
 from appliance.status import is_running
+from tableloop.settings import Settings
 
 FreePort = Callable[[], int]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
 from appliance.status import STOPPED, _ago, _duration, show
+from tableloop.settings import Settings
 
 
 def test_an_empty_state_is_stopped_and_has_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

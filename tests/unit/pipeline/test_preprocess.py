@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from pipeline.preprocess import check, place_in_split, split, split_feedback, superseded
-from pipeline.schema import FEATURE_NAMES, FEATURES, TARGET
-from pipeline.stage import StageError
+from pipeline.stage_runner import StageError
+from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.gate import Held, judge, share_no_worse
-from pipeline.stage import best_of
-from pipeline.tracking import Candidate, Lineage, flatten
+from pipeline.mlflow_runs import Candidate, Lineage, flatten
+from pipeline.stage_runner import best_of
 
 
 def test_the_lowest_rmse_wins() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.git_commit import source_commit
 from pipeline.retrain import BUSY, BusyError, Progress, lock
-from pipeline.server import has_alias, is_healthy, wait_until_healthy
-from pipeline.source import source_commit
 from pipeline.workspace import prepare
+from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +23,15 @@ ROOT = Path(__file__).parents[3]
 def root(tmp_path: Path) -> Path:
     """Return a tiny checkout."""
     root = tmp_path / "root"
-    for name in (".dvc/config", "dvc.yaml", "params.yaml", "requirements.lock", "dvc.lock", "pipeline/train.py"):
+    for name in (
+        ".dvc/config",
+        ".dvcignore",
+        "dvc.yaml",
+        "params.yaml",
+        "requirements.lock",
+        "dvc.lock",
+        "pipeline/train.py",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"first {name}")
     (root / "data/raw").mkdir(parents=True)

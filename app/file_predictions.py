@@ -1,0 +1,203 @@
+"""Files of rows in and out of `/predict/batch`: CSV or Parquet, of any length, in bounded memory.
+
+The body is kept in an unnamed file under ``STATE_DIR/spool`` and read twice: once to check it to its end, so that
+what is wrong in it is a 422 before anything has been answered, and once to predict it batch by batch. The rows of a
+batch are in the prediction log before they are sent. What fails in between (a full disk, a stop) ends the answer
+without its last chunk, so a client sees that it is cut off; the rows that it has are logged.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal
+
+from fastapi import HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from loguru import logger
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
+
+from app.champion import Champion
+from app.identifiers import new_id
+from app.prediction_writer import Row
+from app.predictor import Predictor
+from tableloop.model.intervals import Answers
+
+MEDIA_TYPES: Final[dict[str, Literal["csv", "parquet"]]] = {
+    "text/csv": "csv",
+    "application/vnd.apache.parquet": "parquet",
+}
+MAX_FILE_BYTES: Final = 1024**3
+_SPOOL_BYTES: Final = 1 << 20
+
+
+def media_type(scope: Scope, header: bytes = b"content-type") -> str:
+    """Return the media type of a request's body, without parameters and in lower case."""
+    for name, value in scope["headers"]:
+        if name == header:
+            return str(value.partition(b";")[0].strip().lower().decode("latin-1"))
+    return ""
+
+
+async def predict_table(request: Request) -> StreamingResponse:
+    """Answer a file by a file: its columns and rows in their order, with the columns of the prediction appended."""
+    from tableloop import files as tables  # noqa: PLC0415 - pyarrow is some 30 MB that a service without files does not need
+
+    predictor: Predictor = request.app.state.predictor
+    champion = predictor.champion()
+    given = media_type(request.scope)
+    wanted = _accepted(request.headers.get("accept", "*/*"), given)
+    kind_in, kind_out = MEDIA_TYPES[given], MEDIA_TYPES[wanted]
+    file = await _spooled(request, request.app.state.settings.state_dir / "spool")
+    try:
+        rows = await run_in_threadpool(tables.check_table, file, kind_in)
+        reader = tables.TableReader(file, kind_in)
+        sink = io.BytesIO()
+        writer = tables.TableWriter(sink, reader.schema, kind_out)
+    except tables.TableError as error:
+        file.close()
+        raise _as_validation_error(error.problems) from error
+    line = request.scope["line"]
+    line.update(model_version=champion.version, rows=rows)
+    answer = _answer(predictor, champion, _Table(reader, writer, sink, file), request.scope["request_id"], line)
+    return StreamingResponse(answer, media_type=wanted)
+
+
+class _Table:
+    """An answer on its way, for use by one thread at a time."""
+
+    def __init__(self, reader: Any, writer: Any, sink: io.BytesIO, file: BinaryIO) -> None:
+        self._batches = reader.batches()
+        self._writer = writer
+        self._sink = sink
+        self._file = file
+
+    def predict_next(self, champion: Champion, request_id: str) -> tuple[Any, Answers, list[str], list[Row]] | None:
+        """Return the next batch with its answers, ids and rows of the prediction log; None at the end."""
+        from tableloop.files import features_of  # noqa: PLC0415
+
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        matrix = features_of(batch)
+        answers = champion.checked(matrix)
+        ids = [new_id() for _ in range(len(matrix))]
+        same = (request_id, time.time(), champion.version)
+        rows: list[Row] = [
+            (prediction_id, *same, *features, value, low, high)
+            for prediction_id, features, value, low, high in zip(
+                ids, matrix.tolist(), *(numbers.tolist() for numbers in answers[:3]), strict=True
+            )
+        ]
+        return batch, answers, ids, rows
+
+    def encode(self, batch: Any, answers: Answers, version: str, ids: list[str]) -> bytes:
+        """Return the bytes that a batch adds to the answer."""
+        self._writer.write(batch, answers, version, ids)
+        return self._taken()
+
+    def end(self) -> bytes:
+        """Return the bytes that end the answer."""
+        self._writer.close()
+        return self._taken()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
+
+    def _taken(self) -> bytes:
+        taken = self._sink.getvalue()
+        self._sink.seek(0)
+        self._sink.truncate()
+        return taken
+
+
+async def _answer(
+    predictor: Predictor, champion: Champion, table: _Table, request_id: str, line: dict[str, Any]
+) -> AsyncIterator[bytes]:
+    sent = 0
+    try:
+        while True:
+            async with predictor.files:
+                predicted = await run_in_threadpool(table.predict_next, champion, request_id)
+                if predicted is None:
+                    break
+                batch, answers, ids, rows = predicted
+                committed = predictor.committed(rows)
+                encoded = await run_in_threadpool(table.encode, batch, answers, champion.version, ids)
+                await committed
+            line.setdefault("prediction_id", ids[0])
+            yield encoded
+            sent += len(ids)
+            predictor.count(champion.version, answers.values.tolist())
+        yield await run_in_threadpool(table.end)
+    except Exception as error:
+        line.update(rows=sent, error=str(error))
+        logger.error(f"request {request_id} is cut off after {sent:,} rows: {error}")
+        raise
+    finally:
+        table.close()
+
+
+def _as_validation_error(problems: list[Any]) -> RequestValidationError:
+    """Return what is wrong in a file in FastAPI's format; the place of a value is its row and its column."""
+    return RequestValidationError(
+        [
+            {
+                "type": "table",
+                "loc": (
+                    "body",
+                    *([f"row {problem.row}"] if problem.row is not None else []),
+                    *([problem.column] if problem.column is not None else []),
+                ),
+                "msg": problem.message,
+                "input": problem.value,
+            }
+            for problem in problems
+        ]
+    )
+
+
+async def _spooled(request: Request, directory: Path) -> BinaryIO:
+    """Return the body as a file that nobody else sees and that is gone when it is closed, or with the process."""
+    file: Any = None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - who answers closes it
+        waiting = bytearray()
+        async for chunk in request.stream():
+            waiting += chunk
+            if len(waiting) >= _SPOOL_BYTES:
+                await run_in_threadpool(file.write, waiting)
+                waiting = bytearray()
+        await run_in_threadpool(file.write, waiting)
+        await run_in_threadpool(file.flush)
+    except OSError as error:
+        if file is not None:
+            file.close()
+        raise HTTPException(
+            507, f"the file cannot be kept in {directory} ({error.strerror}): free space there, or send it in parts"
+        ) from error
+    except BaseException:
+        if file is not None:
+            file.close()
+        raise
+    return file  # type: ignore[no-any-return]
+
+
+def _accepted(accept: str, given: str) -> str:
+    """Return the media type of the answer: the first one the client names that there is, else that of its file."""
+    for part in accept.lower().split(","):
+        wanted, *parameters = (word.strip() for word in part.split(";"))
+        if "q=0" in parameters:
+            continue
+        if wanted in MEDIA_TYPES:
+            return wanted
+        if wanted in ("*/*", "", f"{given.partition('/')[0]}/*"):
+            return given
+    raise HTTPException(406, f"the answer can be {' or '.join(MEDIA_TYPES)}, not {accept[:200]}")

@@ -1,0 +1,432 @@
+"""The prediction log: every answered prediction, and later its true value, as rows of a SQLite file.
+
+One thread writes. While it commits, other requests queue, and all that queued is the next commit: one transaction
+for one request when it is quiet, one for dozens when it is not. `PredictionLog.write` returns after the commit.
+
+``synchronous=NORMAL`` in WAL mode: a commit is one write to the operating system without waiting for the disk. It
+survives the end of this process in any way, SIGKILL included, which is what an answered prediction is promised.
+Only a crash of the machine can lose the last commits, and it leaves a sound file; FULL would cost an fsync a commit.
+
+Predictions older than the retention are deleted, a few at a time, unless they have a label: labelled rows are kept
+for training. The file does not shrink; what was deleted is the room for what comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final, NamedTuple
+
+from loguru import logger
+
+from tableloop.table import FEATURE_NAMES
+
+LOCK_TIMEOUT_SECONDS: Final = 2.0
+MAX_QUEUED_ROWS: Final = 50_000
+ROWS_PER_STATEMENT: Final = 64
+LABELS_PER_COMMIT: Final = 500  # some 10 ms, which predictions may have to wait
+PRUNED_AT_ONCE: Final = 1_000
+PRUNE_SECONDS: Final = 60.0
+PRUNE_PAUSE_SECONDS: Final = 0.25  # while there is more to delete
+
+Row = tuple[Any, ...]
+COLUMNS: Final = (
+    "prediction_id", "request_id", "requested_at", "model_version", *FEATURE_NAMES, "prediction", "low", "high",
+)  # fmt: skip
+_SCHEMA: Final = f"""
+CREATE TABLE IF NOT EXISTS predictions (
+    id INTEGER PRIMARY KEY,
+    prediction_id TEXT NOT NULL UNIQUE,
+    request_id TEXT NOT NULL,
+    requested_at REAL NOT NULL,
+    model_version TEXT NOT NULL,
+    {", ".join(f"{name} REAL NOT NULL" for name in FEATURE_NAMES)},
+    prediction REAL NOT NULL,
+    low REAL NOT NULL,
+    high REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS feedback (
+    id INTEGER PRIMARY KEY,
+    prediction_id TEXT NOT NULL UNIQUE,
+    actual_value REAL NOT NULL,
+    received_at REAL NOT NULL,
+    batch TEXT
+);
+CREATE INDEX IF NOT EXISTS feedback_waiting ON feedback (id) WHERE batch IS NULL;
+"""
+
+
+class PredictionLogError(Exception):
+    """The log cannot be written; the message names the file, the cause and the remedy."""
+
+
+class Labelled(NamedTuple):
+    """A prediction whose true value is known; ``received_at`` in unix seconds."""
+
+    prediction_id: str
+    actual_value: float
+    received_at: float
+    model_version: str
+    prediction: float
+    low: float
+    high: float
+
+
+class Label(NamedTuple):
+    """What became of one label: ``labelled`` is what the log holds now, None when it has no such prediction."""
+
+    labelled: Labelled | None
+    stored: bool
+
+
+class _Unlabelled(NamedTuple):
+    model_version: str
+    prediction: float
+    low: float
+    high: float
+
+
+class _Entry(NamedTuple):
+    rows: list[Row]
+    waiting: Sequence[asyncio.Future[None]]
+
+
+class _LabelEntry(NamedTuple):
+    labels: list[tuple[str, float]]
+    waiting: asyncio.Future[list[Label]]
+
+
+class PredictionLog:
+    """Writes predictions to ``path``, rows as tuples in the order of `COLUMNS`, and their labels.
+
+    ``retention_days``: predictions without a label are deleted when they are older; 0 keeps all.
+    """
+
+    def __init__(self, path: Path, retention_days: float = 0) -> None:
+        self.path = path
+        self.problem: str | None = None
+        self._retention_seconds = retention_days * 86_400
+        self._prune_at = 0.0
+        self._pruned_to = 0
+        self._queue: SimpleQueue[_Entry | _LabelEntry | None] = SimpleQueue()
+        self._queued_rows = 0
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+
+    def start(self) -> None:
+        """Open the file, so that a wrong one is told at once, and start the writer."""
+        self._commit([])
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what is queued and close the file."""
+        self._queue.put(None)
+        self._thread.join(timeout=LOCK_TIMEOUT_SECONDS)
+
+    async def write(self, rows: list[Row]) -> None:
+        """Return when the rows are committed, all or none.
+
+        Raises
+        ------
+        PredictionLogError
+            They are not, and will not be.
+        """
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.enqueue(rows, [committed])
+        await committed
+
+    def enqueue(self, rows: list[Row], waiting: Sequence[asyncio.Future[None]]) -> None:
+        """Have the rows committed, all or none; then each of ``waiting`` is done, or has a `PredictionLogError`.
+
+        Raises
+        ------
+        PredictionLogError
+            There is more to write than can be written.
+        """
+        if self._queued_rows > MAX_QUEUED_ROWS:
+            raise PredictionLogError(f"the prediction log {self.path} is behind; try again in a moment")
+        self._queued_rows += len(rows)
+        self._queue.put(_Entry(rows, waiting))
+
+    async def label(self, labels: list[tuple[str, float]]) -> list[Label]:
+        """Store true values by prediction id, and return what became of each, in their order, once it is committed.
+
+        A prediction is labelled once: of several labels the first one stays.
+
+        Raises
+        ------
+        PredictionLogError
+            The log cannot be written. Parts of a long list may have been stored: sending it again does no harm.
+        """
+        outcomes: list[Label] = []
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(labels), LABELS_PER_COMMIT):
+            part = labels[start : start + LABELS_PER_COMMIT]
+            waiting: asyncio.Future[list[Label]] = loop.create_future()
+            self._queue.put(_LabelEntry(part, waiting))
+            outcomes += await waiting
+        return outcomes
+
+    def newest_labelled(self, limit: int) -> list[Labelled]:
+        """Return the predictions that were labelled last, the newest first; none when the file cannot be read."""
+        query = """
+            SELECT prediction_id, actual_value, received_at, model_version, prediction, low, high
+            FROM feedback JOIN predictions USING (prediction_id) ORDER BY feedback.id DESC LIMIT ?"""
+        try:
+            connection = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_SECONDS)
+            try:
+                return [Labelled(*row) for row in connection.execute(query, (limit,))]
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            logger.warning(f"the labels in {self.path} cannot be read: {error}")
+            return []
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            try:
+                entry = self._queue.get(timeout=max(0.0, self._prune_at - time.monotonic()))
+            except Empty:
+                self._prune()
+                continue
+            if entry is None:
+                break
+            group: list[_Entry] = []
+            labels: _LabelEntry | None = None
+            while True:
+                if isinstance(entry, _LabelEntry):
+                    labels = entry  # the end of its group, so that no group is long
+                    break
+                group.append(entry)
+                try:
+                    entry = self._queue.get_nowait()
+                except Empty:
+                    break
+                if entry is None:
+                    stopping = True
+                    break
+            if group:
+                problem = self._commit([row for entry in group for row in entry.rows])
+                # all futures belong to the one event loop of the process
+                group[0].waiting[0].get_loop().call_soon_threadsafe(self._resolve, group, problem)
+            if labels is not None:
+                self._label(labels)
+            if time.monotonic() >= self._prune_at:  # also when the queue is never empty
+                self._prune()
+        self._close()
+
+    def _commit(self, rows: list[Row]) -> str | None:
+        """Write the rows in one transaction; return what went wrong, if anything."""
+        try:
+            connection = self._open()
+            if rows:
+                _insert(connection, rows)
+        except (sqlite3.Error, OSError) as error:
+            return self._failed(error)
+        self._succeeded()
+        return None
+
+    def _label(self, entry: _LabelEntry) -> None:
+        """Store labels and have the waiting future done."""
+        problem = None
+        outcomes: list[Label] = []
+        try:
+            outcomes = _insert_labels(self._open(), entry.labels)
+            self._succeeded()
+        except (sqlite3.Error, OSError) as error:
+            problem = self._failed(error)
+        entry.waiting.get_loop().call_soon_threadsafe(_resolve_labels, entry.waiting, outcomes, problem)
+
+    def _prune(self) -> None:
+        """Delete the next few predictions that are too old; what was looked at once is not looked at again."""
+        self._prune_at = time.monotonic() + PRUNE_SECONDS
+        if not self._retention_seconds:
+            return
+        try:
+            end = _prune(self._open(), self._pruned_to, time.time() - self._retention_seconds)
+        except (sqlite3.Error, OSError) as error:
+            self._close()
+            logger.warning(f"old predictions in {self.path} cannot be deleted: {error}")
+            return
+        if end is not None:
+            self._pruned_to = end
+            self._prune_at = time.monotonic() + PRUNE_PAUSE_SECONDS
+
+    def _failed(self, error: Exception) -> str:
+        """Return what is wrong with the log, and log it when it is news."""
+        self._close()  # the next group begins with a fresh look at the file
+        problem = f"the prediction log {self.path} cannot be written ({error}): {_remedy(error, self.path)}"
+        if self.problem is None:
+            logger.error(problem)
+        self.problem = problem
+        return problem
+
+    def _succeeded(self) -> None:
+        if self.problem is not None:
+            logger.info(f"the prediction log {self.path} is written again")
+            self.problem = None
+
+    def _resolve(self, group: list[_Entry], problem: str | None) -> None:
+        for rows, waiting in group:
+            self._queued_rows -= len(rows)
+            for future in waiting:
+                if future.done():  # the client went away and its request was cancelled
+                    continue
+                if problem is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(PredictionLogError(problem))
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None:
+            # a file that was moved away or deleted would go on taking rows that nobody can find
+            with suppress(FileNotFoundError):
+                if self.path.stat().st_ino == self._inode:
+                    return self._connection
+            self._close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self.path,
+            timeout=LOCK_TIMEOUT_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=2 * ROWS_PER_STATEMENT,
+        )
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(_SCHEMA)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        if self.path.stat().st_ino != self._inode:
+            self._pruned_to = 0
+        self._connection, self._inode = connection, self.path.stat().st_ino
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except sqlite3.Error as error:
+                logger.warning(f"closing {self.path}: {error}")
+            self._connection = None
+
+
+def _insert(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    """Insert the rows in one transaction.
+
+    Many rows in one statement, because each statement gives up the interpreter lock and waits to have it back from
+    a busy event loop.
+    """
+    if len(rows) <= ROWS_PER_STATEMENT:
+        connection.execute(_statement(len(rows)), [value for row in rows for value in row])
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            part = rows[start : start + ROWS_PER_STATEMENT]
+            connection.execute(_statement(len(part)), [value for row in part for value in row])
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _insert_labels(connection: sqlite3.Connection, labels: list[tuple[str, float]]) -> list[Label]:
+    """Insert the labels that are the first of a known prediction, and return what became of each.
+
+    Few statements for the same reason as above, so the rows that are known come back as one value; its numbers are
+    text, because SQLite writes JSON numbers with 15 digits.
+    """
+    wanted = json.dumps([prediction_id for prediction_id, _ in labels])
+    known: dict[str, Labelled | _Unlabelled] = {}
+    for name, value, at, version, *numbers in json.loads(connection.execute(_KNOWN, (wanted,)).fetchone()[0]):
+        made = _Unlabelled(version, *map(float, numbers))
+        known[name] = made if value is None else Labelled(name, float(value), float(at), *made)
+    now = time.time()
+    outcomes: list[Label] = []
+    for prediction_id, actual_value in labels:
+        found = known.get(prediction_id)
+        if isinstance(found, _Unlabelled):
+            labelled = known[prediction_id] = Labelled(prediction_id, actual_value, now, *found)
+            outcomes.append(Label(labelled, stored=True))
+        else:
+            outcomes.append(Label(found, stored=False))
+    rows = [outcome.labelled[:3] for outcome in outcomes if outcome.stored and outcome.labelled is not None]
+    if rows:
+        places = ", ".join(["(?, ?, ?)"] * len(rows))
+        connection.execute(
+            f"INSERT INTO feedback (prediction_id, actual_value, received_at) VALUES {places}",  # noqa: S608 - places
+            [value for row in rows for value in row],
+        )
+    return outcomes
+
+
+def _prune(connection: sqlite3.Connection, after: int, before: float) -> int | None:
+    """Delete unlabelled predictions made ``before``, of the next ids ``after``; return the last id looked at.
+
+    None when there are no more that old: ids are in the order of time.
+    """
+    end: int | None = connection.execute(
+        "SELECT max(id) FROM (SELECT id, requested_at FROM predictions WHERE id > ? ORDER BY id LIMIT ?)"
+        " WHERE requested_at < ?",
+        (after, PRUNED_AT_ONCE, before),
+    ).fetchone()[0]
+    if end is not None:
+        connection.execute(
+            "DELETE FROM predictions WHERE id > ? AND id <= ? AND requested_at < ? AND NOT EXISTS"
+            " (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id)",
+            (after, end, before),
+        )
+    return end
+
+
+def _resolve_labels(waiting: asyncio.Future[list[Label]], outcomes: list[Label], problem: str | None) -> None:
+    if waiting.done():  # the client went away and its request was cancelled
+        return
+    if problem is None:
+        waiting.set_result(outcomes)
+    else:
+        waiting.set_exception(PredictionLogError(problem))
+
+
+def _statement(count: int) -> str:
+    return _STATEMENTS[count - 1]
+
+
+_KNOWN: Final = """
+SELECT json_group_array(json_array(
+    p.prediction_id, iif(f.id IS NULL, NULL, printf('%!.17g', f.actual_value)), printf('%!.17g', f.received_at),
+    p.model_version, printf('%!.17g', p.prediction), printf('%!.17g', p.low), printf('%!.17g', p.high)
+))
+FROM predictions p LEFT JOIN feedback f USING (prediction_id)
+WHERE p.prediction_id IN (SELECT value FROM json_each(?))"""
+
+_PLACES = "(" + ", ".join("?" * len(COLUMNS)) + ")"
+_STATEMENTS: Final = tuple(
+    f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES {', '.join([_PLACES] * count)}"  # noqa: S608 - constants
+    for count in range(1, ROWS_PER_STATEMENT + 1)
+)
+
+
+def _remedy(error: Exception, path: Path) -> str:
+    text = str(error)
+    if "locked" in text:
+        return "another program holds it open for writing; end that one"
+    if "malformed" in text or "not a database" in text:
+        return f"move it away (mv {path} {path}.broken), a new one is made at the next prediction"
+    if "readonly" in text or "unable to open" in text or isinstance(error, PermissionError):
+        return f"make {path.parent} and the file writable for uid {os.getuid()}"
+    return "free space on that disk, predictions go on by themselves; PREDICTION_LOG=off answers without a log"

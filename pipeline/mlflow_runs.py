@@ -1,0 +1,309 @@
+"""What of a trained candidate goes to MLflow, and how it is found there again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import yaml
+from mlflow import MlflowClient
+from mlflow.data.pandas_dataset import PandasDataset, from_pandas
+from mlflow.entities import Metric
+from mlflow.models import infer_signature
+from mlflow.sklearn import log_model
+
+import tableloop
+from pipeline.git_commit import source_commit
+from pipeline.stage_runner import RAW_DATA, REPORTS
+from tableloop.drift.statistics import REFERENCE_FILE, Reference, make_reference
+from tableloop.evaluation.error_breakdown import DECILES, Answered, by_quantile
+from tableloop.evaluation.extrapolation import Limits
+from tableloop.model.conformal import ConformalRegressor, as_matrix
+from tableloop.model.trusted_types import TRUSTED_TYPES
+from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5
+from tableloop.table import FEATURE_NAMES, TARGET
+
+FINGERPRINT = "training.fingerprint"
+CODE = Path(tableloop.__file__).parent
+LEAST_REFERENCE, NEWEST_REFERENCE = 300, 1000  # labels, of which the reference for drift is made
+INPUTS = ("params.yaml", "dvc.lock")  # kept with every run: what it takes to train it again
+# What it takes to load a model; the same versions that trained it.
+LIBRARIES = ("mlflow", "scikit-learn", "skops", "numpy", "scipy", "pykdtree", "pandas")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where the models of one training come from: what must be the same for the same numbers."""
+
+    data_md5: str
+    code_digest: str
+    git_commit: str | None
+    requirements: tuple[str, ...]
+    batches: int = 0  # of labelled predictions
+    feedback_md5: str = ""
+
+    def tags(self) -> dict[str, str]:
+        """Return the lineage as tags of a run or of a model version."""
+        tags = {
+            "data_md5": self.data_md5,
+            "code_digest": self.code_digest,
+            "libraries": ", ".join(self.requirements),
+        }
+        if self.batches:
+            tags |= {"feedback_batches": str(self.batches), "feedback_md5": self.feedback_md5}
+        return tags | ({"git_commit": self.git_commit} if self.git_commit else {})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the train stage reports of a candidate, with the parameters that made it."""
+
+    name: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    started_at: float
+    train_seconds: float
+    limits: Limits | None = None  # of the winner: what it cannot do
+
+    def params_digest(self) -> str:
+        """Return a digest of the candidate's parameters."""
+        return _digest(json.dumps(self.params, sort_keys=True).encode())
+
+    def fingerprint(self, lineage: Lineage) -> str:
+        """Return a digest that is the same for the same model of the same data, code, libraries and parameters."""
+        data = [lineage.data_md5, lineage.feedback_md5]
+        identity = [self.name, self.params_digest(), *data, lineage.code_digest, *lineage.requirements]
+        return _digest("\n".join(identity).encode())
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run of the server that is complete: everything of the candidate is there."""
+
+    run_id: str
+    model_id: str
+
+
+def read_lineage() -> Lineage:
+    """Return the lineage of the training in the current directory.
+
+    The data's md5 is the one of dvc.lock: DVC's hash of a file is the md5 of its bytes.
+    """
+    batches = batch_files(FEEDBACK)
+    return Lineage(
+        batches=len(batches),
+        feedback_md5=batches_md5(batches) if batches else "",
+        data_md5=hashlib.md5(RAW_DATA.read_bytes(), usedforsecurity=False).hexdigest(),
+        code_digest=_code_digest(),
+        git_commit=source_commit(Path()),
+        requirements=tuple(f"{name}=={metadata.version(name)}" for name in LIBRARIES),
+    )
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested parameters as {"section.key": "value"}."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat
+
+
+def configure_client(tracking_uri: str) -> None:
+    """Point MLflow's client at the server; progress bars and look-ups of packages are off unless asked for."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "true")
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # No pip beside the packages is no fault: whoever restores the model brings their own.
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(tracking_uri)
+
+
+def as_datasets(parts: Mapping[str, pd.DataFrame]) -> dict[str, PandasDataset]:
+    """Return the parts as MLflow's datasets; their digests and schemas take a second, so make them once."""
+    with warnings.catch_warnings():
+        # MLflow registers its source for local files twice, and warns that it had to choose.
+        warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple ways")
+        return {
+            name: from_pandas(
+                part[[*FEATURE_NAMES, TARGET.name]],
+                source=str(FEEDBACK if name == "feedback" else RAW_DATA),
+                targets=TARGET.name,
+                name=f"{RAW_DATA.stem}-{name}",
+            )
+            for name, part in parts.items()
+            if len(part)
+        }
+
+
+def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> LoggedRun | None:
+    """Return the complete run of this fingerprint, or None.
+
+    Runs that a killed `register` left half-done are marked as killed: they are not taken for done.
+    """
+    found = None
+    for run in client.search_runs([experiment_id], f"tags.`{FINGERPRINT}` = '{fingerprint}'"):
+        if run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
+        if run.info.status == "FINISHED" and run.outputs.model_outputs:
+            found = LoggedRun(run.info.run_id, run.outputs.model_outputs[0].model_id)
+    return found
+
+
+def log_candidate(
+    client: MlflowClient,
+    experiment_id: str,
+    candidate: Candidate,
+    *,
+    model: ConformalRegressor,
+    lineage: Lineage,
+    datasets: Mapping[str, PandasDataset],
+    note: str,
+) -> LoggedRun:
+    """Log a candidate as one run, and return it; the run is FINISHED only when all of it is there."""
+    fingerprint = candidate.fingerprint(lineage)
+    tags = lineage.tags() | {
+        FINGERPRINT: fingerprint,
+        "family": candidate.name,
+        "params_digest": candidate.params_digest(),
+        "mlflow.note.content": note,
+        "mlflow.source.name": "python -m pipeline.register",
+        "mlflow.source.type": "PROJECT",
+    }
+    if lineage.git_commit:
+        tags["mlflow.source.git.commit"] = lineage.git_commit.removesuffix("-dirty")
+    start = round(candidate.started_at * 1000)
+    run_id = client.create_run(experiment_id, start, tags, f"{candidate.name}-{fingerprint[:8]}").info.run_id
+    with mlflow.start_run(run_id=run_id):
+        mlflow.log_params(candidate.params)
+        contexts = {"train": "training"}
+        mlflow.log_inputs(
+            list(datasets.values()), [contexts.get(name, name) for name in datasets], [None] * len(datasets)
+        )
+        for file in INPUTS:
+            mlflow.log_artifact(file, "inputs")
+        fitted_on = [*candidate.params["fitted_on"].split(" and "), "feedback"]
+        rows = pd.concat([datasets[part].df for part in fitted_on if part in datasets], ignore_index=True)
+        model_id = _log_model(candidate, model, lineage, rows)
+        _log_drift_reference(client, model_id, _drift_reference(candidate, model, rows, datasets))
+        of_validation = {name: value for name, value in candidate.metrics.items() if name.startswith("custom_")}
+        of_test = {name: value for name, value in candidate.metrics.items() if name.startswith("test_")}
+        mlflow.log_metrics(of_validation, model_id=model_id, dataset=datasets["validation"])
+        mlflow.log_metrics(of_test, model_id=model_id, dataset=datasets["test"])
+        if "gate" in datasets:
+            of_gate = {name: value for name, value in candidate.metrics.items() if name.startswith("gate_")}
+            mlflow.log_metrics(of_gate, model_id=model_id, dataset=datasets["gate"])
+        mlflow.log_metrics({"train_seconds": candidate.train_seconds}, model_id=model_id, dataset=datasets["train"])
+        _log_deciles(client, run_id, answered(model, datasets["test"].df))
+        mlflow.log_artifacts(str(REPORTS / "plots" / candidate.name), "plots")
+    # The run tells when the candidate was trained, not when it was logged.
+    client.set_terminated(run_id, "FINISHED", start + round(candidate.train_seconds * 1000))
+    return LoggedRun(run_id, model_id)
+
+
+def answered(model: ConformalRegressor, part: pd.DataFrame) -> Answered:
+    """Return what a model says of rows that it has not seen."""
+    rows = as_matrix(part)
+    return Answered(rows, part[TARGET.name].to_numpy(np.float64), *model.predict_interval(rows))
+
+
+def _log_deciles(client: MlflowClient, run_id: str, test: Answered) -> None:
+    """Log error and coverage by tenth of the actual values, the lowest at step 1."""
+    now = round(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        [
+            Metric(name, value, now, step)
+            for step, group in enumerate(by_quantile(test, DECILES), 1)
+            for name, value in (
+                ("rmse_by_value_decile", group.rmse),
+                ("coverage_by_value_decile", group.coverage),
+            )
+        ],
+    )
+
+
+def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage, train: pd.DataFrame) -> str:
+    example = train[list(FEATURE_NAMES)].head(5)
+    scores = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
+    info = log_model(
+        model,
+        name=candidate.name,
+        serialization_format="skops",
+        skops_trusted_types=list(TRUSTED_TYPES),
+        code_paths=[str(CODE)],
+        signature=infer_signature(example, model.predict(example)),
+        input_example=example,
+        # Named, not inferred: inference loads the model in a fresh process, ten seconds each.
+        pip_requirements=list(lineage.requirements),
+        metadata={
+            "family": candidate.name,
+            "training_range": {name: [float(train[name].min()), float(train[name].max())] for name in FEATURE_NAMES},
+            "scores": {name: candidate.metrics[name] for name in scores},
+            "interval_coverage": model.coverage,
+            "limits": candidate.limits,
+            "data_md5": lineage.data_md5,
+            "code_digest": lineage.code_digest,
+        },
+        tags=lineage.tags() | {"family": candidate.name},
+    )
+    model_id: str = info.model_id
+    return model_id
+
+
+def _drift_reference(
+    candidate: Candidate, model: ConformalRegressor, fitted: pd.DataFrame, datasets: Mapping[str, PandasDataset]
+) -> Reference:
+    """Return what the predictions to come are compared with.
+
+    The rows that the model was fitted on; but where there are enough labels, the newest of those: the model was made
+    for their mix of places and prices, and the many rows of the census would go on calling it drift.
+    """
+    labels = [datasets[name].df for name in ("feedback", "gate") if name in datasets]  # the gate's are the newest
+    if sum(map(len, labels)) >= LEAST_REFERENCE and "gate_rmse" in candidate.metrics:
+        newest = pd.concat(labels, ignore_index=True).tail(NEWEST_REFERENCE)
+        return make_reference(
+            newest[list(FEATURE_NAMES)].to_numpy(float), model.predict(newest), candidate.metrics["gate_rmse"]
+        )
+    return make_reference(
+        fitted[list(FEATURE_NAMES)].to_numpy(float),
+        model.predict(datasets["test"].df),
+        candidate.metrics["test_rmse"],
+    )
+
+
+def _log_drift_reference(client: MlflowClient, model_id: str, reference: Reference) -> None:
+    """Put what drift is measured against beside the model, so that whoever downloads the one has the other."""
+    with tempfile.TemporaryDirectory() as directory:
+        reference.save(Path(directory) / REFERENCE_FILE)
+        client.log_model_artifacts(model_id, directory)
+
+
+def _code_digest() -> str:
+    """Return a digest of the source files that dvc.yaml declares for what makes the models."""
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    declared = {name for stage in ("preprocess", "train") for name in stages[stage]["deps"]}
+    files = {
+        file.as_posix()
+        for name in declared
+        if name.startswith(("pipeline/", "tableloop/"))
+        for file in ([Path(name)] if name.endswith(".py") else Path(name).rglob("*.py"))
+    }
+    return _digest(b"\0".join(name.encode() + b"\0" + Path(name).read_bytes() for name in sorted(files)))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

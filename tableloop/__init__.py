@@ -1,0 +1,1 @@
+"""The library of the appliance: the table, models, evaluation, drift and the state; no process, no server."""

@@ -1,0 +1,1 @@
+"""Whether new rows differ from those a model was made from."""

@@ -1,0 +1,127 @@
+"""What a model cannot do, measured: prices beyond the places it was trained on."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import root_mean_squared_error
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.kriging import FAR_KM
+
+Matrix = npt.NDArray[np.float64]
+
+LINE = 36.0  # degrees north: San Francisco lies on one side, Los Angeles on the other
+DISTANCES_KM = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
+
+
+class AcrossLine(TypedDict):
+    """Errors of models that were trained on one side of a line of latitude and asked about the other."""
+
+    line_degrees_north: float
+    south_from_north_rmse: float
+    south_from_north_linear_rmse: float
+    north_from_south_rmse: float
+    north_from_south_linear_rmse: float
+
+
+class AtDistance(TypedDict):
+    """Error and coverage of rows whose nearest training place is at least so far, and nearer than the next entry."""
+
+    from_km: float
+    rows: int
+    rmse: float
+    relative_error: float
+    coverage: float
+
+
+class Limits(TypedDict):
+    """What goes with a model wherever it is described; without neighbours there is no distance to speak of."""
+
+    far_km: float | None
+    across_line: AcrossLine
+    by_distance: list[AtDistance]
+
+
+def measure(model: ConformalRegressor, X: Matrix, y: Matrix, X_test: Matrix, y_test: Matrix) -> Limits:
+    """Return what a calibrated model cannot do, from the rows it was fitted on and from test rows."""
+    kilometres = model.nearest_training_km(X_test)
+    distant: list[AtDistance] = []
+    if kilometres is not None:
+        values, low, high = model.predict_interval(X_test)
+        distant = by_distance(kilometres, y_test, values, (low <= y_test) & (y_test <= high))
+    return {
+        "far_km": None if kilometres is None else FAR_KM,
+        "across_line": across_line(model.estimator, X, y),
+        "by_distance": distant,
+    }
+
+
+def in_words(limits: Limits) -> str:
+    """Return the limits as sentences for people."""
+    across = limits["across_line"]
+    text = (
+        "What it cannot do: say anything of places it does not know. Trained north of "
+        f"{across['line_degrees_north']:g} degrees and asked about the south, its RMSE is "
+        f"{across['south_from_north_rmse']:.2f}, a linear model's {across['south_from_north_linear_rmse']:.2f}; "
+        f"the other way round {across['north_from_south_rmse']:.2f} and {across['north_from_south_linear_rmse']:.2f}."
+    )
+    if limits["far_km"] is not None:
+        far = [group for group in limits["by_distance"] if group["from_km"] >= limits["far_km"]]
+        rows = sum(group["rows"] for group in far)
+        error = sum(group["rows"] * group["relative_error"] for group in far) / max(rows, 1)
+        text += (
+            f" It warns where the nearest training place is more than {limits['far_km']:g} km away: its mean error "
+            f"relative to the value was {error:.0%} for the {rows} test rows out there."
+        )
+    return text
+
+
+def across_line(estimator: Any, X: Matrix, y: Matrix, line: float = LINE) -> AcrossLine:
+    """Return how an estimator, and a linear model for comparison, predict the side of a line they do not know.
+
+    Four fits, each on part of the rows of shape (n, 8): about a second for the spatial candidate.
+    """
+    north = X[:, 6] > line
+
+    def error(model: Any, known: npt.NDArray[np.bool_]) -> float:
+        fitted = clone(model).fit(X[known], y[known])
+        return round(float(root_mean_squared_error(y[~known], fitted.predict(X[~known]))), 4)
+
+    linear = make_pipeline(StandardScaler(), LinearRegression())
+    return {
+        "line_degrees_north": line,
+        "south_from_north_rmse": error(estimator, north),
+        "south_from_north_linear_rmse": error(linear, north),
+        "north_from_south_rmse": error(estimator, ~north),
+        "north_from_south_linear_rmse": error(linear, ~north),
+    }
+
+
+def by_distance(
+    kilometres: Matrix, actual: Matrix, predicted: Matrix, inside: npt.NDArray[np.bool_]
+) -> list[AtDistance]:
+    """Return the errors of rows that a model has not seen, grouped by how far its nearest training place is.
+
+    All of shape (n,); ``inside`` says whether the actual value lay inside the interval. The relative error is the
+    mean of absolute error by actual value: houses far out are cheap, so the RMSE alone hides how far off they are.
+    """
+    errors = actual - predicted
+    group = np.digitize(kilometres, DISTANCES_KM) - 1
+    return [
+        {
+            "from_km": start,
+            "rows": int(rows.sum()),
+            "rmse": round(float(np.sqrt(np.mean(errors[rows] ** 2))), 4),
+            "relative_error": round(float(np.mean(np.abs(errors[rows]) / actual[rows])), 4),
+            "coverage": round(float(inside[rows].mean()), 4),
+        }
+        for number, start in enumerate(DISTANCES_KM)
+        if (rows := group == number).any()
+    ]

@@ -1,0 +1,68 @@
+"""The plots that show where a candidate errs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.inspection import permutation_importance
+
+from tableloop.evaluation.scores import target
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.table import FEATURE_NAMES, TARGET
+
+Vector = npt.NDArray[np.float64]
+
+
+def write_plots(
+    directory: Path, model: ConformalRegressor, test: pd.DataFrame, *, importance_rows: int, repeats: int, seed: int
+) -> None:
+    """Write residuals.png, predicted_against_actual.png and permutation_importance.png of the test rows."""
+    directory.mkdir(parents=True, exist_ok=True)
+    actual, predicted = target(test), model.predict(test)
+    sample = test.head(importance_rows)
+    importance = permutation_importance(
+        model,
+        sample[list(FEATURE_NAMES)],
+        target(sample),
+        scoring="neg_root_mean_squared_error",
+        n_repeats=repeats,
+        random_state=seed,
+    )
+    plots: dict[str, Callable[[Axes], None]] = {
+        "residuals": lambda axes: _residuals(axes, actual, predicted),
+        "predicted_against_actual": lambda axes: _predicted_against_actual(axes, actual, predicted),
+        "permutation_importance": lambda axes: _importance(
+            axes, importance.importances_mean, importance.importances_std
+        ),
+    }
+    for name, draw in plots.items():
+        # No pyplot: it keeps every figure and the chosen backend in the state of the process.
+        figure = Figure(figsize=(6, 4.5), layout="tight")
+        draw(figure.add_subplot())
+        FigureCanvasAgg(figure)
+        figure.savefig(directory / f"{name}.png")
+
+
+def _residuals(axes: Axes, actual: Vector, predicted: Vector) -> None:
+    axes.hexbin(predicted, actual - predicted, gridsize=60, mincnt=1, bins="log", cmap="viridis")
+    axes.axhline(0, color="black", linewidth=1)
+    axes.set(xlabel=f"predicted ({TARGET.unit})", ylabel="actual - predicted", title="Residuals of the test rows")
+
+
+def _predicted_against_actual(axes: Axes, actual: Vector, predicted: Vector) -> None:
+    axes.hexbin(actual, predicted, gridsize=60, mincnt=1, bins="log", cmap="viridis")
+    axes.axline((0, 0), slope=1, color="black", linewidth=1)
+    axes.set(xlabel=f"actual ({TARGET.unit})", ylabel="predicted", title="Predicted against actual, test rows")
+
+
+def _importance(axes: Axes, mean: Vector, deviation: Vector) -> None:
+    order = np.argsort(mean)
+    axes.barh([FEATURE_NAMES[i] for i in order], mean[order], xerr=deviation[order])
+    axes.set(xlabel="rise of the RMSE when the column is shuffled", title="Permutation importance, test rows")

@@ -1,0 +1,1 @@
+"""What ships inside a version: candidates, their features and intervals, and the compiled scorer."""

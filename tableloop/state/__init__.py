@@ -1,0 +1,1 @@
+"""Everything that processes tell each other: paths, labels, locks."""

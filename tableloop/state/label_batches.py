@@ -1,0 +1,137 @@
+"""Labelled predictions as training data: immutable Parquet batches, one a retraining.
+
+The batches are the truth about what was taken from the prediction log. A label that is in one is never taken again,
+whatever the log says, so a process that is killed between writing a batch and marking its rows neither loses nor
+doubles any: the next one finds them in the batch, and marks them then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from tableloop.table import FEATURE_NAMES, TARGET
+
+FEEDBACK = Path("data/feedback")
+COLUMNS = (*FEATURE_NAMES, TARGET.name, "predicted_at", "received_at", "prediction_id")
+
+
+def take_batch(database: Path, directory: Path) -> Path | None:
+    """Write the labelled rows that no batch holds to a new batch, mark them as used, and return it.
+
+    Returns
+    -------
+    Path or None
+        ``directory/<UTC time>-<number>.parquet``; None when there is no new label.
+
+    Raises
+    ------
+    sqlite3.Error, OSError
+        When the log cannot be read or marked, or the batch cannot be written.
+    """
+    labelled = _read_labelled(database)
+    new = labelled[~labelled["prediction_id"].isin(_taken(directory))]
+    batch = _write(new, directory) if len(new) else None
+    if len(labelled):
+        # Those that an earlier, killed retraining wrote and did not mark are among them.
+        _mark(database, _taken(directory))
+    return batch
+
+
+def batch_files(directory: Path) -> list[Path]:
+    """Return the batches in the order they were made: by their number, as clocks are set back."""
+    return sorted(directory.glob("*.parquet"), key=batch_number)
+
+
+def batch_number(batch: Path) -> int:
+    """Return the number in the name of a batch."""
+    return int(batch.stem.rpartition("-")[2])
+
+
+def read_batches(directory: Path) -> pd.DataFrame:
+    """Return the rows of all batches with the number of their ``batch``; a prediction counts once, the first time."""
+    frames = [pd.read_parquet(file).assign(batch=batch_number(file)) for file in batch_files(directory)]
+    rows = pd.concat(frames, ignore_index=True) if frames else _empty().assign(batch=pd.Series(dtype="int64"))
+    return rows.drop_duplicates("prediction_id", ignore_index=True)
+
+
+def batches_md5(batches: list[Path]) -> str:
+    """Return the md5 of the list of their names and md5, in the form in which DVC hashes a directory."""
+    listed = [{"md5": _md5(file.read_bytes()), "relpath": file.name} for file in sorted(batches)]
+    return _md5(json.dumps(listed, sort_keys=True).encode())
+
+
+def _read_labelled(database: Path) -> pd.DataFrame:
+    """Return every labelled row of the prediction log, the oldest prediction first."""
+    if not database.exists():
+        return _empty()
+    features = ", ".join(f"predictions.{name}" for name in FEATURE_NAMES)
+    query = f"""
+        SELECT {features}, feedback.actual_value AS {TARGET.name}, predictions.requested_at AS predicted_at,
+            feedback.received_at AS received_at, feedback.prediction_id AS prediction_id
+        FROM feedback JOIN predictions USING (prediction_id)
+        ORDER BY predictions.requested_at, predictions.id"""  # noqa: S608 - constants
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        if not _has_feedback(connection):
+            return _empty()
+        rows = pd.read_sql_query(query, connection)
+    return rows[list(COLUMNS)]
+
+
+def _mark(database: Path, taken: dict[str, str]) -> None:
+    """Note in the log which batch holds each label, where that is not noted yet."""
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        unmarked = [row[0] for row in connection.execute("SELECT prediction_id FROM feedback WHERE batch IS NULL")]
+        connection.executemany(
+            "UPDATE feedback SET batch = ? WHERE prediction_id = ?",
+            [(taken[prediction], prediction) for prediction in unmarked if prediction in taken],
+        )
+
+
+def _has_feedback(connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'feedback'")
+    return found.fetchone() is not None
+
+
+def _taken(directory: Path) -> dict[str, str]:
+    """Return the name of the batch that holds each prediction."""
+    taken: dict[str, str] = {}
+    for file in batch_files(directory):
+        taken |= dict.fromkeys(pd.read_parquet(file, columns=["prediction_id"])["prediction_id"], file.name)
+    return taken
+
+
+def _write(rows: pd.DataFrame, directory: Path) -> Path:
+    """Write a batch so that it is there whole or not at all, crash of the machine included."""
+    number = max(map(batch_number, batch_files(directory)), default=0) + 1
+    batch = directory / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{number:04d}.parquet"
+    # Beside the directory, not in it: DVC takes whatever is in there for data.
+    partial = directory.with_name(f".{directory.name}.part")
+    directory.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(partial, index=False)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.chmod(0o444)
+    partial.replace(batch)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return batch
+
+
+def _empty() -> pd.DataFrame:
+    kinds = dict.fromkeys(COLUMNS, "float64") | {"prediction_id": "str"}
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

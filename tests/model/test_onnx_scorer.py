@@ -1,0 +1,185 @@
+"""The compiled scorer answers what scikit-learn answers, however the rows arrive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor, VotingRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.onnx_export import NotCompilableError, compile_model, compile_trees, write_scorer
+from tableloop.model.onnx_scorer import ARRAYS, FORMAT, TREES, BrokenScorerError, Scorer
+from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
+from tests.unit.tableloop.model.test_spatial import KERNEL, town
+
+ROOT = Path(__file__).parents[2]
+
+
+def spatial() -> Pipeline:
+    trees = HistGradientBoostingRegressor(max_iter=40, random_state=0)
+    return make_pipeline(SpatialFeatures(KERNEL), OffsetRegressor(trees))
+
+
+@pytest.fixture(scope="module")
+def model() -> ConformalRegressor:
+    return ConformalRegressor(spatial()).fit(*town(1500)).calibrate(*town(500, seed=1))
+
+
+def compiled(model: ConformalRegressor) -> Scorer:
+    return Scorer(*compile_model(model, town(5)[0]))
+
+
+def expected(model: ConformalRegressor, rows: np.ndarray) -> np.ndarray:
+    return np.stack(model.predict_interval(rows), axis=1)
+
+
+@pytest.fixture(scope="module")
+def scorer(model: ConformalRegressor) -> Scorer:
+    return compiled(model)
+
+
+def test_it_answers_as_scikit_learn(model: ConformalRegressor, scorer: Scorer) -> None:
+    rows = town(2500, seed=2)[0]
+    assert scorer.difference(rows, expected(model, rows)) < 1e-6
+
+
+def test_one_row_has_the_same_features_as_many(model: ConformalRegressor, scorer: Scorer) -> None:
+    rows = town(300, seed=3)[0]
+    one_by_one = np.vstack([scorer._features_of_one(row) for row in rows.tolist()])
+    np.testing.assert_allclose(one_by_one, model.estimator[0].transform(rows), rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 16, 1024, 1025])
+def test_any_number_of_rows(model: ConformalRegressor, scorer: Scorer, count: int) -> None:
+    rows = town(1025, seed=4)[0][:count]
+    answer = scorer.predict(rows)
+    assert [part.shape for part in answer if part is not None] == [(count,)] * 4
+    if count:
+        np.testing.assert_allclose(answer[:3], model.predict_interval(rows), atol=1e-6)
+        distances = model.nearest_training_km(rows)
+        assert answer.kilometres is not None
+        assert distances is not None
+        np.testing.assert_allclose(answer.kilometres, distances, atol=1e-4)
+
+
+def test_it_comes_back_from_its_files(model: ConformalRegressor, scorer: Scorer, tmp_path: Path) -> None:
+    write_scorer(model, town(5)[0], tmp_path / "scorer")
+    loaded = Scorer.load(tmp_path / "scorer")
+    rows = town(100, seed=5)[0]
+    np.testing.assert_array_equal(loaded.predict(rows), scorer.predict(rows))
+
+
+def test_nothing_of_scikit_learn_is_imported_to_run_it(model: ConformalRegressor, tmp_path: Path) -> None:
+    write_scorer(model, town(5)[0], tmp_path)
+    script = """
+import sys
+from pathlib import Path
+from tableloop.model.onnx_scorer import ARRAYS, TREES, BrokenScorerError, Scorer
+Scorer.load(Path(sys.argv[1]))
+assert not {"sklearn", "skops", "mlflow", "pandas", "onnx"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_reports_to_nobody(model: ConformalRegressor, tmp_path: Path) -> None:
+    write_scorer(model, town(5)[0], tmp_path / "scorer")
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    script = "from pathlib import Path; from tableloop.model.onnx_scorer import Scorer; Scorer.load(Path('scorer'))"
+    environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    assert [*home.rglob("*")] == []  # onnxruntime's telemetry begins with an id of the machine in HOME
+
+
+def damaged(files: Path, what: str) -> None:
+    """Do to the files of a scorer what can happen to files."""
+    trees, arrays = files / TREES, files / ARRAYS
+    if what == "no trees":
+        trees.unlink()
+    elif what == "cut off":
+        arrays.write_bytes(arrays.read_bytes()[:-5000])
+    elif what == "no arrays":
+        arrays.write_bytes(b"something else")
+    elif what == "other trees":
+        trees.write_bytes(trees.read_bytes() + b"x")
+    else:
+        with np.load(arrays) as stored:
+            content = dict(stored)
+        content["format" if what == "other format" else "expected"] += 1
+        np.savez(arrays, allow_pickle=False, **content)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("no trees", "cannot be read"),
+        ("cut off", "cannot be read"),
+        ("no arrays", "cannot be read"),
+        ("other trees", "not the file that belongs"),
+        ("other format", f"its format is {FORMAT + 1}, not {FORMAT}"),
+        ("other answers", "up to 1 from scikit-learn's for its example"),
+    ],
+)
+def test_broken_files_are_refused(model: ConformalRegressor, tmp_path: Path, what: str, reason: str) -> None:
+    write_scorer(model, town(5)[0], tmp_path)
+    damaged(tmp_path, what)
+    with pytest.raises(BrokenScorerError, match=reason):
+        Scorer.load(tmp_path)
+
+
+def test_values_at_the_ends_of_what_is_possible(model: ConformalRegressor, scorer: Scorer) -> None:
+    edges = np.repeat(town(1)[0], 9, axis=0)
+    for row, (column, value) in enumerate(
+        [(0, 0.0), (0, 1000.0), (2, 0.01), (2, 10_000.0), (3, 0.01), (3, 10_000.0), (4, 1.0), (5, 0.01), (6, 90.0)]
+    ):
+        edges[row, column] = value
+    assert scorer.difference(edges, expected(model, edges)) < 1e-6
+
+
+def test_small_training_tables() -> None:
+    model = ConformalRegressor(
+        make_pipeline(
+            SpatialFeatures(KERNEL),
+            OffsetRegressor(HistGradientBoostingRegressor(max_iter=3, min_samples_leaf=2)),
+        )
+    )
+    model.fit(*town(12)).calibrate(*town(300, seed=1))
+    rows = town(50, seed=2)[0]
+    assert compiled(model).difference(rows, expected(model, rows)) < 1e-6
+
+
+def test_threads_do_not_disturb_each_other(scorer: Scorer) -> None:
+    rows = town(400, seed=6)[0].tolist()
+    expected = [scorer.score(row) for row in rows]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(scorer.score, rows)) == expected
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        make_pipeline(StandardScaler(), LinearRegression()),
+        VotingRegressor([("spatial", spatial())]),
+        make_pipeline(SpatialFeatures(KERNEL, wide=True), OffsetRegressor(HistGradientBoostingRegressor())),
+    ],
+)
+def test_other_models_are_refused(estimator: object) -> None:
+    model = ConformalRegressor(estimator).fit(*town(200)).calibrate(*town(200, seed=1))
+    with pytest.raises(NotCompilableError, match="only the default spatial model"):
+        compile_trees(model)
+
+
+def test_a_model_without_intervals_is_refused() -> None:
+    with pytest.raises(NotCompilableError, match="no calibrated intervals"):
+        compile_trees(ConformalRegressor(spatial()).fit(*town(200)))

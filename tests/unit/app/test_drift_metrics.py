@@ -1,0 +1,123 @@
+"""The drift report as an answer, and the metrics of it and of the retrainings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from app.schemas import DriftReport
+from monitoring.drift_check import check, load_policy
+from tableloop.drift.statistics import compare, live_error, make_reference
+from tableloop.settings import Settings
+
+COLUMN = {
+    "name": "MedInc", "title": "Median income", "unit": "dollars", "ks": 0.2, "p_value": 1e-9, "psi": 0.25,
+    "wasserstein": 0.5, "direction": "up", "median_before": 3.5, "median_now": 4.4, "drifted": True,
+    "histogram": {"edges": [0, 5, 10], "before": [0.5, 0.5], "now": [0.2, 0.8]},
+}  # fmt: skip
+REPORT: dict[str, Any] = {
+    "status": "drift",
+    "summary": "MedInc up",
+    "checked_at": "2026-01-01T00:00:00+00:00",
+    "version": "3",
+    "policy": {"psi": 0.1, "wasserstein": 0.2, "new_labels": 200},
+    "window": {"rows": 1000, "last_id": 1, "first_at": "2026-01-01", "last_at": "2026-01-01"},
+    "new_labels": 17,
+    "live": {"labels": 0, "test_rmse": 0.4, "worse": False},
+    "columns": [COLUMN],
+    "joint": {"auc": 0.7, "p_value": 0.0, "drifted": True},
+    "monitor": {"says": "waits", "windows": 2, "retraining": False, "looked_at": "2026-01-01T00:00:00+00:00"},
+}
+
+
+def write(settings: Settings, report: object) -> Path:
+    file = settings.state_dir / "drift" / "report.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(report))
+    return file
+
+
+def test_without_a_check_there_is_no_report(client: TestClient, settings: Settings) -> None:
+    answer = client.get("/drift")
+    assert answer.status_code == 404
+    assert "no drift check" in answer.json()["detail"]
+    assert "drift_detected" not in client.get("/metrics").text
+    write(settings, REPORT).write_text('{"torn')
+    assert client.get("/drift").status_code == 404
+    assert client.get("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "kind"),
+    [
+        ("", "*/*", "application/json"),
+        ("", "text/html,application/xhtml+xml,*/*;q=0.8", "text/html; charset=utf-8"),
+        ("", "text/plain", "text/plain; charset=utf-8"),
+        ("?format=text", "text/html", "text/plain; charset=utf-8"),
+        ("?format=html", "*/*", "text/html; charset=utf-8"),
+        ("?format=json", "text/html", "application/json"),
+    ],
+)
+def test_the_report_comes_in_the_form_that_was_asked_for(
+    client: TestClient, settings: Settings, query: str, accept: str, kind: str
+) -> None:
+    write(settings, REPORT)
+    answer = client.get(f"/drift{query}", headers={"accept": accept})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    assert "MedInc" in answer.text
+    if kind == "application/json":
+        assert answer.json() == REPORT
+
+
+def test_an_unknown_form_is_422(client: TestClient) -> None:
+    assert client.get("/drift?format=pdf").status_code == 422
+
+
+def test_the_report_is_metrics(client: TestClient, settings: Settings) -> None:
+    write(settings, REPORT)
+    lines = client.get("/metrics").text.splitlines()
+    assert 'feature_drift_psi{feature="MedInc"} 0.25' in lines
+    assert 'feature_drift_ks_pvalue{feature="MedInc"} 1e-09' in lines
+    assert 'feature_drifted{feature="MedInc"} 1.0' in lines
+    assert "drift_detected 1.0" in lines
+    assert "drift_auc 0.7" in lines
+    assert "live_error_worse 0.0" in lines
+    assert "drift_windows_in_a_row 2.0" in lines
+    assert "labels_unused 17.0" in lines
+    assert "drift_checked_timestamp_seconds 1.7672256e+09" in lines
+    assert 'drift_threshold{measure="psi"} 0.1' in lines
+
+
+def test_a_check_that_cannot_say_is_metrics_too(client: TestClient, settings: Settings) -> None:
+    write(settings, {"status": "check failed", "summary": "no answer"})
+    assert "drift_detected 0.0" in client.get("/metrics").text.splitlines()
+    assert client.get("/drift?format=text").text.startswith("check failed: no answer")
+    assert client.get("/drift?format=html").status_code == 200
+
+
+def test_retrainings_are_counted_by_outcome(client: TestClient, settings: Settings) -> None:
+    assert 'retrains_total{outcome="promoted"} 0.0' in client.get("/metrics").text
+    lines = [{"outcome": "promoted"}, {"outcome": "rejected"}, {"outcome": "promoted"}]
+    (settings.state_dir / "retrains.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"torn')
+    text = client.get("/metrics").text
+    assert 'retrains_total{outcome="promoted"} 2.0' in text
+    assert 'retrains_total{outcome="rejected"} 1.0' in text
+    assert 'retrains_total{outcome="failed"} 0.0' in text
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_a_real_report_is_as_the_documentation_describes_it(shift: float) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(2000, 8))
+    policy = load_policy()
+    reference = make_reference(rows, rows[:, 0], test_rmse=0.4)
+    report = check(Path("/nowhere"), policy) | compare(reference, rows[:1000] + shift, rows[:1000, 0], policy)
+    report |= {"live": live_error(np.ones(300), 0.4, policy) | {"inside_interval": 0.9}}
+    described = DriftReport.model_validate(report, extra="forbid")
+    assert described.status == ("drift" if shift else "no drift")
+    assert described.model_dump(exclude_unset=True) == report
