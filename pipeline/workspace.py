@@ -26,6 +26,7 @@ def prepare(state_dir: Path, root: Path = ROOT) -> Path:
     """
     workspace = state_dir / "workspace"
     wanted = {Path(name) for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config", ".dvcignore")}
+    wanted.add(Path("data/table.yaml"))
     wanted |= {path.relative_to(root) for folder in CODE for path in (root / folder).rglob("*.py")}
     wanted |= {path.relative_to(root) for path in (root / "data/raw").iterdir() if path.is_file()}
     wanted |= {path.relative_to(root) for path in (root / "data/feedback").glob("*.md")}  # the batches are made here

@@ -19,7 +19,17 @@ import yaml
 from tableloop.mlflow_http import wait_until_healthy
 
 ROOT = Path(__file__).parents[3]
-CHECKOUT = ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc", ".dvcignore", "data/raw", "pipeline", "tableloop")
+CHECKOUT = (
+    "dvc.yaml",
+    "params.yaml",
+    "requirements.lock",
+    ".dvc",
+    ".dvcignore",
+    "data/raw",
+    "data/table.yaml",
+    "pipeline",
+    "tableloop",
+)
 PARTS = ("train", "validation", "test")
 QUIET = {
     "OMP_NUM_THREADS": "1",

@@ -31,10 +31,11 @@ def root(tmp_path: Path) -> Path:
         "requirements.lock",
         "dvc.lock",
         "pipeline/train.py",
+        "data/table.yaml",
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"first {name}")
-    (root / "data/raw").mkdir(parents=True)
+    (root / "data/raw").mkdir()
     (root / "data/raw/a.csv").write_text("1")
     return root
 
