@@ -87,10 +87,11 @@ run: image  ## build the image and run the whole appliance in one container, Ctr
 test-image: $(VENV)/.development  ## build the image and test real containers of it
 	@$(PYTHON) -m pytest tests/image
 
-lint: $(VENV)/.development  ## check style and types
+lint: $(VENV)/.development  ## check style, types and the direction of imports
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(VENV)/bin/lint-imports --no-logo
 
 dashboards: $(VENV)/.development  ## write Grafana's dashboards anew from monitoring/grafana/dashboards.py
 	@$(PYTHON) -m monitoring.grafana.dashboards
