@@ -54,7 +54,7 @@ restore:  ## put the backup FILE in place of the state, while nothing runs; the 
 	@./entrypoint.sh python -m appliance.restore "$(FILE)"
 
 simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady or burst)
-	@./entrypoint.sh python -m scenarios.simulate $(SCENARIO)
+	@./entrypoint.sh python -m scenarios $(SCENARIO)
 
 test: $(VENV)/.development .runtime/mlflow.db  ## run the tests: real servers on free ports, state in temporary directories
 	@$(PYTHON) -m pytest --numprocesses 2 $(addprefix --ignore=,$(LOOP_TESTS))
