@@ -36,9 +36,7 @@ from tableloop.table import Table, load_table
 def play(name: str, table: Table, settings: Settings) -> int:
     """Play one story, and return the exit code."""
     if name == "drift" and not (table.story and table.place):
-        sys.stderr.write(
-            f"the table {table.name} has no story and place: play SCENARIO=steady or burst\n"
-        )
+        sys.stderr.write(f"the table {table.name} has no story and place: play SCENARIO=steady or burst\n")
         return 1
     record = Record()
     try:

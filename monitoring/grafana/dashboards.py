@@ -19,11 +19,14 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from tableloop.table import TARGET
+from tableloop.table import load_table
 
 DIRECTORY = Path(__file__).with_suffix("")
 SOURCE = shape.DataSourceRef(type_val="prometheus", uid="prometheus")
-POLICY = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["drift"]
+ROOT = Path(__file__).parents[2]
+TABLE = load_table(ROOT / "data")
+BUCKETS = f"{TABLE.metric}_bucket"
+POLICY = yaml.safe_load((ROOT / "params.yaml").read_text())["drift"]
 TAG = "tableloop"
 QUESTIONS = 'job="api",handler=~"/predict.*|/feedback.*"'
 GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "#8e8e8e"
@@ -172,7 +175,7 @@ def _model() -> list[AnyPanel]:
         _version().span(6).height(4),
         _stat(
             "Error promised",
-            f"RMSE of the serving version on the test rows at registration, in {TARGET.unit}",
+            f"RMSE of the serving version on the test rows at registration, in {TABLE.target.unit}",
             [_query("model_test_rmse", "version {{model_version}}")],
         )
         .decimals(3)
@@ -227,10 +230,10 @@ def _model() -> list[AnyPanel]:
         _predicted_values().span(12).height(8),
         _series(
             "Quantiles of the predictions",
-            f"Of the last quarter of an hour, in {TARGET.unit}, interpolated in the buckets of the histogram",
+            f"Of the last quarter of an hour, in {TABLE.target.unit}, interpolated in the buckets of the histogram",
             [
-                _query(f'model:predicted_house_value:quantile15m{{quantile="{quantile}"}}', title, letter)
-                for quantile, title, letter in (("0.1", "10 %", "A"), ("0.5", "median", "B"), ("0.9", "90 %", "C"))
+                _query(f"histogram_quantile({quantile}, sum by (le) (rate({BUCKETS}[15m])))", title, letter)
+                for quantile, title, letter in ((0.1, "10 %", "A"), (0.5, "median", "B"), (0.9, "90 %", "C"))
             ],
         )
         .decimals(2)
@@ -516,7 +519,7 @@ def _live_error_now() -> stat.Panel:
     return (
         _stat(
             "Live error now",
-            f"RMSE of the serving version on its newest labelled predictions, in {TARGET.unit}",
+            f"RMSE of the serving version on its newest labelled predictions, in {TABLE.target.unit}",
             [_query("live_rmse and on (model_version) model_interval_coverage", "version {{model_version}}")],
         )
         .decimals(3)
@@ -579,8 +582,8 @@ def _status() -> timeseries.Panel:
 def _predicted_values() -> heatmap.Panel:
     return _heat(
         "Predicted values",
-        f"How many predictions fell where, in {TARGET.unit}",
-        "predicted_house_value_bucket",
+        f"How many predictions fell where, in {TABLE.target.unit}",
+        BUCKETS,
     ).y_axis(_axis("none"))
 
 
@@ -588,7 +591,7 @@ def _live_error() -> timeseries.Panel:
     return (
         _series(
             "Live error",
-            f"Of the newest labelled predictions of each version, in {TARGET.unit}; dashed: what was promised",
+            f"Of the newest labelled predictions of each version, in {TABLE.target.unit}; dashed: what was promised",
             [
                 _query("live_rmse", "RMSE, version {{model_version}}"),
                 _query("live_mae", "mean absolute error, version {{model_version}}", "B"),
