@@ -10,7 +10,6 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from grafana_foundation_sdk.builders import bargauge, common, heatmap, prometheus, stat, statetimeline, timeseries
 from grafana_foundation_sdk.builders import dashboard as builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -23,10 +22,8 @@ from tableloop.table import load_table
 
 DIRECTORY = Path(__file__).with_suffix("")
 SOURCE = shape.DataSourceRef(type_val="prometheus", uid="prometheus")
-ROOT = Path(__file__).parents[2]
-TABLE = load_table(ROOT / "data")
+TABLE = load_table(Path(__file__).parents[2] / "data")
 BUCKETS = f"{TABLE.metric}_bucket"
-POLICY = yaml.safe_load((ROOT / "params.yaml").read_text())["drift"]
 TAG = "tableloop"
 QUESTIONS = 'job="api",handler=~"/predict.*|/feedback.*"'
 GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "#8e8e8e"
@@ -254,29 +251,27 @@ def _drift() -> list[AnyPanel]:
         .height(4),
         _stat(
             "Predictions looked at",
-            f"The newest ones; with fewer than {POLICY['least_rows']} nothing is said",
+            "The newest ones; with fewer than least_rows of params.yaml nothing is said",
             [_query("drift_window_rows", "predictions")],
         )
         .decimals(0)
         .no_value("not looked yet")
-        .thresholds(_steps(ORANGE, (POLICY["least_rows"], GREEN)))
-        .color_mode(shape.BigValueColorMode.VALUE)
         .span(4)
         .height(4),
         _stat(
             "Windows in a row",
-            f"That wanted a retraining, for drift or for the live error; {POLICY['sustained']} are needed",
+            "That wanted a retraining, for drift or for the live error; how many are needed is shown below",
             [_query("drift_windows_in_a_row", "windows")],
         )
         .decimals(0)
         .no_value("not looked yet")
-        .thresholds(_steps(GREEN, (1, ORANGE), (POLICY["sustained"], RED)))
+        .thresholds(_steps(GREEN, (1, ORANGE)))
         .color_mode(shape.BigValueColorMode.VALUE)
         .span(4)
         .height(4),
         _stat(
             "Labels to learn from",
-            f"True values that no training has used yet; a retraining needs {POLICY['new_labels']}",
+            "True values that no training has used yet; a retraining needs new_labels of params.yaml",
             [_query("labels_unused", "labels")],
         )
         .decimals(0)
@@ -609,7 +604,7 @@ def _drift_per_feature() -> timeseries.Panel:
         _series(
             "Drift by feature",
             "Population stability index of the newest predictions against the training rows; above the dashed line "
-            f"it counts. Nothing is said of fewer than {POLICY['least_rows']} predictions",
+            "it counts. With too few predictions nothing is said",
             [_query("feature_drift_psi", "{{feature}}"), _limit("psi")],
         )
         .min(0)
@@ -688,8 +683,8 @@ def _query(expr: str, legend: str, letter: str = "A") -> Query:
 
 
 def _limit(measure: str, legend: str = "limit") -> Query:
-    """Return the drift monitor's limit; before its first look the one of params.yaml."""
-    return _query(f'max(drift_threshold{{measure="{measure}"}}) or vector({POLICY[measure]})', legend, "B")
+    """Return the drift monitor's limit, which comes from params.yaml."""
+    return _query(f'max(drift_threshold{{measure="{measure}"}})', legend, "B")
 
 
 def _stat(title: str, description: str, queries: Sequence[Query]) -> stat.Panel:
