@@ -106,7 +106,7 @@ clean:  ## remove state, .venv and .runtime (asks; FORCE=1 does not)
 	@if [ -x $(PYTHON) ]; then $(CONTROL) clean $(if $(FORCE),--force); fi
 	@rm -rf $(VENV) .runtime
 
-.PHONY: help setup up down status logs retrain rollback reproduce backup restore simulate drift test test-loop test-unit bench bench-quality bench-page screenshots image run test-image lint dashboards lock clean
+.PHONY: $(shell awk -F : '/^[a-z-]+:.*## / {print $$1}' $(MAKEFILE_LIST))
 
 # Python 3.11 or newer may have any of these names.
 $(PYTHON):
@@ -126,20 +126,18 @@ $(UV): | $(PYTHON)
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip >/dev/null  # a .venv made by uv has none
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(VENV)/uv uv==$(UV_VERSION)
 
-# The library is installed in place: a change of the code needs no other installation.
-INSTALL_LIBRARY := $(UV) pip install --quiet --no-deps --editable .
+# Installs what a lock file names, and the library in place: a change of the code needs no other installation.
+# Byte-compiled now, because a first import costs a start many seconds.
+INSTALL = export VIRTUAL_ENV=$(VENV); unset PYTHONDONTWRITEBYTECODE; \
+    $(UV) pip sync --quiet --require-hashes --compile-bytecode $<; $(UV) pip install --quiet --no-deps --editable .
 
-# Prometheus and Grafana are fetched meanwhile. Byte-compiled now, because a first import costs a start many seconds.
+# Prometheus and Grafana are fetched meanwhile.
 $(VENV)/.dependencies: requirements.lock | $(UV)
-	@$(PYTHON) -m appliance.binaries >/dev/null & fetching=$$!; \
-	env -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes --compile-bytecode requirements.lock; \
-	VIRTUAL_ENV=$(VENV) $(INSTALL_LIBRARY); \
-	wait $$fetching
+	@$(PYTHON) -m appliance.binaries >/dev/null & fetching=$$!; $(INSTALL); wait $$fetching
 	@touch $@
 
 $(VENV)/.development: requirements-dev.lock $(VENV)/.dependencies
-	@env -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes --compile-bytecode requirements-dev.lock
-	@VIRTUAL_ENV=$(VENV) $(INSTALL_LIBRARY)
+	@$(INSTALL)
 	@touch $@
 
 .runtime/mlflow.db: $(VENV)/.dependencies
