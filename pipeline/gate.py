@@ -45,8 +45,8 @@ class Decision:
 class Challenger:
     """What the gate knows of a new version before any comparison."""
 
-    version: str
     test_rmse: float
+    serves: bool = False  # it is the champion itself
     scorer_failure: str | None = None  # why its compiled scorer is not sound
     rolled_back: str | None = None  # why its users wanted the former version again
 
@@ -110,7 +110,7 @@ def decide(
 def decide_unscored(challenger: Challenger, champion_version: str | None) -> Decision | None:
     """Return the decision where it does not depend on the champion's scores, else None."""
     rmse = challenger.test_rmse
-    if challenger.version == champion_version:
+    if challenger.serves:
         return Decision("unchanged", "the best run is the version that serves", rmse, rmse, champion_version)
     if challenger.scorer_failure:
         return Decision("rejected", challenger.scorer_failure, rmse, champion_version=champion_version)

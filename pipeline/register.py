@@ -50,19 +50,20 @@ from pipeline.model_card import (
     experiment_tags,
 )
 from pipeline.serving_version import ServingVersion, find_serving_version, open_serving_version
-from pipeline.stage_runner import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
+from pipeline.stage_runner import FORCED, MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
 from tableloop.evaluation.scores import target
 from tableloop.mlflow_http import wait_until_healthy
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.model_process import ModelProcess, ModelProcessError
 from tableloop.settings import RegistrySettings
+from tableloop.state.database import PROMOTED, Store
+from tableloop.state.layout import Layout
 from tableloop.table import load_table
 from tableloop.version_files import VersionFilesError
 
 ROLLED_BACK = "rolled_back"  # tag of a version: why its users wanted the former one again
 REPLACED = "replaced_version"  # tag of a version: which one served before it
-FORCED = "RETRAIN_FORCED"  # environment variable: who and why, as JSON
 PARTS = ("train", "validation", "test", "feedback")
 
 
@@ -89,12 +90,13 @@ def main() -> None:
     version = ensure_version(client, model, candidates[best], run=runs[best], lineage=lineage, tags=until)
     _describe_version(client, version, experiment_id, candidate=candidates[best], lineage=lineage, parts=parts)
 
-    champion = find_serving_version(client, model, alias, settings.state_dir)
+    store = Store(Layout(settings.state_dir).database)
+    champion = find_serving_version(client, store, settings)
     challenger = Challenger(
-        version.version,
         metrics[best]["test_rmse"],
-        version.tags["scorer_reason"] if version.tags.get(SCORER) == "failed" else None,
-        version.tags.get(ROLLED_BACK),
+        serves=champion is not None and (champion.version, champion.run_id) == (version.version, version.run_id),
+        scorer_failure=version.tags["scorer_reason"] if version.tags.get(SCORER) == "failed" else None,
+        rolled_back=version.tags.get(ROLLED_BACK),
     )
     scores = None
     if champion is not None and decide_unscored(challenger, champion.version) is None:
@@ -103,6 +105,8 @@ def main() -> None:
     serving = champion.version if champion else None
     decision = decide(challenger, serving, scores, params["register"]["tolerance"], _read_forced())
     _apply(client, version, alias, decision, champion)
+    if decision.gate == "promoted":
+        store.record_serving(model, version.version, version.run_id, PROMOTED, decision.reason)
     serving = version.version if decision.gate == "promoted" else serving
     report = {
         "model": model,
@@ -243,7 +247,7 @@ def _score(
     rows = pd.concat([test, gate] if judged else [test])[list(names)].to_numpy("float64")
     try:
         with tempfile.TemporaryDirectory() as directory:
-            files = open_serving_version(client, settings.model_name, champion, settings.state_dir, Path(directory))
+            files = open_serving_version(client, champion, settings, Path(directory))
             with ModelProcess(files) as process:
                 predicted = process.predict(rows, names).values
     except (ModelProcessError, VersionFilesError, OSError) as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import getpass
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from pipeline.stage_runner import FORCED
 from pipeline.workspace import prepare
 from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
 from tableloop.settings import RegistrySettings
@@ -261,7 +263,12 @@ def main() -> int:
     parser.add_argument("--unless-registered", action="store_true", help="do nothing when a version serves already")
     parser.add_argument("--trigger", help="who began it, for the history (default: start or user)")
     parser.add_argument("--reason", default="", help="why, for the history")
+    parser.add_argument("--force", action="store_true", help="promote even what the gate rejects; needs --reason")
     arguments = parser.parse_args()
+    if arguments.force:
+        if not arguments.reason.strip():
+            parser.error("--force needs --reason, which is noted with the version")
+        os.environ[FORCED] = json.dumps({"by": _user(), "reason": arguments.reason})
     settings = RegistrySettings()
     trigger = arguments.trigger or ("start" if arguments.unless_registered else "user")
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -300,6 +307,13 @@ def _retrain_and_tell(settings: RegistrySettings, retraining: Retraining) -> int
         _say(failure, sys.stderr)
         return code
     return 0
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ RAW_DATA = Path("data/raw/california_housing.csv")
 PROCESSED = Path("data/processed")
 MODELS = Path("models")
 REPORTS = Path("reports")
+FORCED = "RETRAIN_FORCED"  # environment variable of a retraining that somebody forces: who and why, as JSON
 
 
 class StageError(Exception):

@@ -9,13 +9,13 @@ import pytest
 
 from pipeline.gate import Challenger, Forced, Held, NotScored, Scores, decide, decide_unscored, judge, share_no_worse
 
-CHALLENGER = Challenger("8", 0.4)
+CHALLENGER = Challenger(0.4)
 BETTER, WORSE = Scores(0.5), Scores(0.3)
 FORCED = Forced("ada", "the market moved")
 
 
 def test_the_version_that_serves_already_is_unchanged() -> None:
-    decision = decide(CHALLENGER, "8", None, 0.01, FORCED)
+    decision = decide(replace(CHALLENGER, serves=True), "8", None, 0.01, FORCED)
     assert (decision.gate, decision.champion_version, decision.forced_by) == ("unchanged", "8", None)
 
 
@@ -73,7 +73,7 @@ def test_without_labels_the_test_rows_decide_and_with_labels_they_do() -> None:
 def test_only_a_comparison_needs_the_champions_scores() -> None:
     assert decide_unscored(CHALLENGER, "7") is None
     assert decide_unscored(CHALLENGER, None) is not None
-    assert decide_unscored(CHALLENGER, "8") is not None
+    assert decide_unscored(replace(CHALLENGER, serves=True), "8") is not None
 
 
 @pytest.mark.parametrize(
