@@ -45,7 +45,7 @@ from tableloop.settings import Settings, load_settings
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock
 
-PRODUCT, FORMAT = "house-price-appliance", 1
+PRODUCT, FORMER_PRODUCT, FORMAT = "tableloop", "house-price-appliance", 1
 MANIFEST, CHECKSUMS, CONTENT = "manifest.json", "SHA256SUMS", "state"
 LEFT_OUT = {"run", BACKUPS, "workspace/.dvc/tmp", "workspace/.dvc/site"}
 MLFLOW, PREDICTIONS = Path("mlflow/mlflow.db"), Path("predictions.db")
