@@ -24,9 +24,9 @@ from starlette.types import Scope
 
 from app.champion import Champion
 from app.identifiers import new_id
-from app.prediction_writer import Row
 from app.predictor import Predictor
 from tableloop.model.intervals import Answers
+from tableloop.state.prediction_rows import Row
 
 MEDIA_TYPES: Final[dict[str, Literal["csv", "parquet"]]] = {
     "text/csv": "csv",

@@ -16,13 +16,13 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.mlflow_runs import configure_client
 from pipeline.register import REPLACED, ROLLED_BACK
-from pipeline.retrain import BUSY, BusyError, lock
 from pipeline.serving_version import ServingVersion, find_serving_version
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings
 from tableloop.state.database import REFUSED, Store
 from tableloop.state.database import ROLLED_BACK as ROLLED_BACK_TO
 from tableloop.state.layout import Layout
+from tableloop.state.locks import BUSY, BusyError, retraining_lock
 
 HISTORY = 1000  # newest events that are looked through for what served before
 
@@ -93,8 +93,9 @@ def main() -> int:
     configure_client(settings.mlflow_tracking_uri)
     reason = arguments.reason or f"at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, no reason given"
     try:
-        with lock(settings.state_dir, "a rollback"):
-            left, former = roll_back(MlflowClient(), Store(Layout(settings.state_dir).database), settings, reason)
+        layout = Layout(settings.state_dir)
+        with retraining_lock(layout, "a rollback"):
+            left, former = roll_back(MlflowClient(), Store(layout.database), settings, reason)
     except (BusyError, NothingToRollBackError) as error:
         sys.stderr.write(f"nothing rolled back: {error}\n")
         return BUSY if isinstance(error, BusyError) else 1

@@ -10,13 +10,15 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool, StaticPool
 
+from tableloop.state.prediction_rows import ROWS_PER_STATEMENT, TEXTS, Labelled, columns
 from tableloop.table import load_table
 
 VERSION: Final = 1  # of the schema; the one without a number is that of the prediction log before there was a store
@@ -24,7 +26,7 @@ KEPT_REPORTS: Final = 10
 KILLED: Final = "it was killed before it could say how it ended"
 PROMOTED, ROLLED_BACK, SERVES, REFUSED = "promoted", "rolled back", "serves", "refused"
 
-_FIXED: Final = {"id", "prediction_id", "request_id", "requested_at", "model_version", "prediction", "low", "high"}
+_FIXED: Final = {"id", *columns(())}  # columns of predictions in every table
 _COMMON = sa.MetaData()
 _version = sa.Table("schema_version", _COMMON, sa.Column("version", sa.Integer, nullable=False))
 _labels = sa.Table(
@@ -79,6 +81,16 @@ _serving = sa.Table(
 
 class StoreError(Exception):
     """The store cannot be read or written; the message is the database's own."""
+
+
+class Predicted(NamedTuple):
+    """A prediction in the store, with its features in the order of the contract; time in unix seconds."""
+
+    id: int
+    requested_at: float
+    model_version: str
+    prediction: float
+    features: Sequence[float]
 
 
 class Serving(NamedTuple):
@@ -142,6 +154,104 @@ class Store:
                 _migrate(connection, self.feature_names)
             self._ready = self.path.stat().st_ino
 
+    # -- predictions and labels -----------------------------------------------------------------------------------
+
+    def newest_predictions(self, limit: int) -> list[Predicted]:
+        """Return the newest predictions whose features are all known, the newest first."""
+        table = self._predictions
+        fixed = (table.c.id, table.c.requested_at, table.c.model_version, table.c.prediction)
+        query = sa.select(*fixed, *self._features).order_by(table.c.id.desc()).limit(limit)
+        with self.reading() as connection:
+            rows = connection.execute(query).fetchall()
+        return [
+            Predicted(number, at, version, value, row) for number, at, version, value, *row in rows if None not in row
+        ]
+
+    def count_predictions(self) -> int:
+        """Return how many predictions there are."""
+        return self._count(sa.select(sa.func.count()).select_from(self._predictions))
+
+    def newest_labelled(self, limit: int, version: str | None = None, *, among: int | None = None) -> list[Labelled]:
+        """Return the predictions that were labelled last, the newest first: of one version, among so many labels."""
+        newest = sa.select(_labels).order_by(_labels.c.id.desc()).limit(among or limit).subquery()
+        made, label = self._predictions.c, newest.c
+        query = (
+            sa.select(
+                *(label.prediction_id, label.actual_value, label.received_at),
+                *(made.model_version, made.prediction, made.low, made.high),
+            )
+            .join_from(newest, self._predictions, label.prediction_id == made.prediction_id)
+            .order_by(label.id.desc())
+            .limit(limit)
+        )
+        if version is not None:
+            query = query.where(made.model_version == version)
+        with self.reading() as connection:
+            return [Labelled(*row) for row in connection.execute(query)]
+
+    def count_unused_labels(self) -> int:
+        """Return how many labels no batch holds yet."""
+        return self._count(sa.select(sa.func.count()).select_from(_labels).where(_labels.c.batch.is_(None)))
+
+    def labelled_rows(self, target: str) -> list[dict[str, Any]]:
+        """Return every labelled prediction whose features are all known, the oldest prediction first.
+
+        Each with its features, the true value as ``target``, ``predicted_at``, ``received_at``, ``prediction_id``.
+        """
+        made = self._predictions.c
+        query = (
+            sa.select(
+                *self._features,
+                _labels.c.actual_value.label(target),
+                made.requested_at.label("predicted_at"),
+                _labels.c.received_at,
+                _labels.c.prediction_id,
+            )
+            .join_from(_labels, self._predictions, _labels.c.prediction_id == made.prediction_id)
+            .where(*(feature.is_not(None) for feature in self._features))
+            .order_by(made.requested_at, made.id)
+        )
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def mark_labels(self, batches: Mapping[str, str]) -> None:
+        """Note the batch of each prediction id, where that is not noted yet."""
+        unused = sa.select(_labels.c.prediction_id).where(_labels.c.batch.is_(None))
+        mark = (
+            _labels.update()
+            .where(_labels.c.prediction_id == sa.bindparam("label"))
+            .values(batch=sa.bindparam("name"))
+        )
+        with self.writing() as connection:
+            found = [name for name in connection.scalars(unused) if name in batches]
+            if found:
+                connection.execute(mark, [{"label": label, "name": batches[label]} for label in found])
+
+    # -- drift ------------------------------------------------------------------------------------------------------
+
+    def add_drift_report(self, report: Mapping[str, Any], memory: Mapping[str, Any]) -> None:
+        """Keep a report, and what the monitor remembers after it; old reports are removed."""
+        with self.writing() as connection:
+            number = connection.execute(
+                _reports.insert().values(at=time.time(), report=dict(report)).returning(_reports.c.id)
+            ).scalar_one()
+            connection.execute(_reports.delete().where(_reports.c.id <= number - KEPT_REPORTS))
+            connection.execute(_memory.delete())
+            connection.execute(_memory.insert().values(id=1, memory=dict(memory)))
+
+    def drift_report(self) -> dict[str, Any] | None:
+        """Return the newest report, None while there is none."""
+        with self.reading() as connection:
+            report: dict[str, Any] | None = connection.scalar(
+                sa.select(_reports.c.report).order_by(_reports.c.id.desc()).limit(1)
+            )
+            return report
+
+    def monitor_memory(self) -> dict[str, Any]:
+        """Return what the drift monitor remembers, nothing at first."""
+        with self.reading() as connection:
+            return dict(connection.scalar(sa.select(_memory.c.memory)) or {})
+
     # -- what serves --------------------------------------------------------------------------------------------
 
     def record_serving(self, model: str, version: str, run_id: str, event: str, detail: str = "") -> None:
@@ -185,13 +295,15 @@ class Store:
             return int(connection.execute(adding).scalar_one())
 
     def end_retraining(
-        self, number: int, outcome: str, version: str | None, reason: str, seconds: Mapping[str, float]
+        self, number: int, outcome: str, version: str | None, reason: str, seconds_by_stage: Mapping[str, float]
     ) -> None:
         """Note how a retraining ended, and how long each of its stages took."""
         ended = {"ended_at": time.time(), "outcome": outcome, "version": version, "reason": reason}
         with self.writing() as connection:
             connection.execute(
-                _retrainings.update().where(_retrainings.c.id == number).values(seconds=dict(seconds), **ended)
+                _retrainings.update()
+                .where(_retrainings.c.id == number)
+                .values(seconds=dict(seconds_by_stage), **ended)
             )
 
     def retrainings(self, limit: int) -> list[Retraining]:
@@ -208,6 +320,17 @@ class Store:
             return {str(row[0]): int(row[1]) for row in connection.execute(query)}
 
     # -- connections --------------------------------------------------------------------------------------------
+
+    def connect(self) -> sqlite3.Connection:
+        """Return a connection for the hot inserts of `prediction_rows`, to be used by one thread at a time.
+
+        ``synchronous=NORMAL``: see `app.prediction_writer`.
+        """
+        self.prepare()
+        with _as_store_errors():
+            connection = self._open(check_same_thread=False, cached_statements=2 * ROWS_PER_STATEMENT)
+            connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -229,10 +352,28 @@ class Store:
             _migrate(connection, self.feature_names)
             yield connection
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
+    def _open(self, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = sqlite3.connect(
+            self.path, timeout=self._timeout, isolation_level=None, **options
+        )
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
+
+    def _count(self, query: sa.Select[Any]) -> int:
+        with self.reading() as connection:
+            return int(connection.scalar(query) or 0)
+
+    @cached_property
+    def _predictions(self) -> sa.Table:
+        return _predictions(self.feature_names)
+
+    @property
+    def _features(self) -> list[sa.Column[Any]]:
+        return [self._predictions.c[name] for name in self.feature_names]
 
     def _is_ready(self) -> bool:
         try:
@@ -241,20 +382,21 @@ class Store:
             return False
 
 
-def predictions(feature_names: Sequence[str]) -> sa.Table:
+def _predictions(feature_names: Sequence[str]) -> sa.Table:
     """Return the table of predictions; features may be missing, in rows from before the contract had them."""
     return sa.Table(
         "predictions",
         sa.MetaData(),
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("prediction_id", sa.Text, nullable=False, unique=True),
-        sa.Column("request_id", sa.Text, nullable=False),
-        sa.Column("requested_at", sa.Float, nullable=False),
-        sa.Column("model_version", sa.Text, nullable=False),
-        *(sa.Column(name, sa.Float) for name in feature_names),
-        sa.Column("prediction", sa.Float, nullable=False),
-        sa.Column("low", sa.Float, nullable=False),
-        sa.Column("high", sa.Float, nullable=False),
+        *(
+            sa.Column(
+                name,
+                sa.Text if name in TEXTS else sa.Float,
+                nullable=name in feature_names,
+                unique=name == "prediction_id",
+            )
+            for name in columns(feature_names)
+        ),
     )
 
 
@@ -264,7 +406,7 @@ def _migrate(connection: sa.Connection, feature_names: Sequence[str]) -> None:
     found = connection.scalar(sa.select(_version.c.version)) if inspector.has_table("schema_version") else None
     if found is not None and found > VERSION:
         raise StoreError(f"its schema is version {found}, this code knows {VERSION}: start the newer version again")
-    table = predictions(feature_names)
+    table = _predictions(feature_names)
     if not inspector.has_table("predictions"):
         table.create(connection)
         present = set(feature_names)
@@ -284,7 +426,7 @@ def _migrate(connection: sa.Connection, feature_names: Sequence[str]) -> None:
 def _make_nullable(connection: sa.Connection, feature_names: set[str]) -> None:
     """Rebuild the table of predictions, whose features once had to be given, so that one may leave the contract."""
     connection.exec_driver_sql("ALTER TABLE predictions RENAME TO former_predictions")
-    table = predictions(sorted(feature_names))
+    table = _predictions(sorted(feature_names))
     table.create(connection)
     names = list(table.c.keys())
     former = sa.table("former_predictions", *map(sa.column, names))
