@@ -27,14 +27,14 @@ from mlflow.sklearn import log_model
 
 import tableloop
 from pipeline.git_commit import source_commit
-from pipeline.stage_runner import RAW_DATA, REPORTS
+from pipeline.stage_runner import REPORTS, raw_data
 from tableloop.drift.statistics import REFERENCE_FILE, Reference, make_reference
 from tableloop.evaluation.error_breakdown import DECILES, Answered, by_quantile
 from tableloop.evaluation.extrapolation import Limits
 from tableloop.model.conformal import ConformalRegressor, as_matrix
 from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import load_table
 
 FINGERPRINT = "training.fingerprint"
 CODE = Path(tableloop.__file__).parent
@@ -106,7 +106,7 @@ def read_lineage() -> Lineage:
     return Lineage(
         batches=len(batches),
         feedback_md5=batches_md5(batches) if batches else "",
-        data_md5=hashlib.md5(RAW_DATA.read_bytes(), usedforsecurity=False).hexdigest(),
+        data_md5=hashlib.md5(raw_data(load_table()).read_bytes(), usedforsecurity=False).hexdigest(),
         code_digest=_code_digest(),
         git_commit=source_commit(Path()),
         requirements=tuple(f"{name}=={metadata.version(name)}" for name in LIBRARIES),
@@ -134,15 +134,16 @@ def configure_client(tracking_uri: str) -> None:
 
 def as_datasets(parts: Mapping[str, pd.DataFrame]) -> dict[str, PandasDataset]:
     """Return the parts as MLflow's datasets; their digests and schemas take a second, so make them once."""
+    table = load_table()
     with warnings.catch_warnings():
         # MLflow registers its source for local files twice, and warns that it had to choose.
         warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple ways")
         return {
             name: from_pandas(
-                part[[*FEATURE_NAMES, TARGET.name]],
-                source=str(FEEDBACK if name == "feedback" else RAW_DATA),
-                targets=TARGET.name,
-                name=f"{RAW_DATA.stem}-{name}",
+                part[[*table.feature_names, table.target_name]],
+                source=str(FEEDBACK if name == "feedback" else raw_data(table)),
+                targets=table.target_name,
+                name=f"{table.path.stem}-{name}",
             )
             for name, part in parts.items()
             if len(part)
@@ -216,8 +217,8 @@ def log_candidate(
 
 def answered(model: ConformalRegressor, part: pd.DataFrame) -> Answered:
     """Return what a model says of rows that it has not seen."""
-    rows = as_matrix(part)
-    return Answered(rows, part[TARGET.name].to_numpy(np.float64), *model.predict_interval(rows))
+    rows = as_matrix(part, model.columns)
+    return Answered(rows, part[load_table().target_name].to_numpy(np.float64), *model.predict_interval(rows))
 
 
 def _log_deciles(client: MlflowClient, run_id: str, test: Answered) -> None:
@@ -237,7 +238,7 @@ def _log_deciles(client: MlflowClient, run_id: str, test: Answered) -> None:
 
 
 def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage, train: pd.DataFrame) -> str:
-    example = train[list(FEATURE_NAMES)].head(5)
+    example = train[list(model.columns)].head(5)
     scores = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
     info = log_model(
         model,
@@ -251,7 +252,7 @@ def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage
         pip_requirements=list(lineage.requirements),
         metadata={
             "family": candidate.name,
-            "training_range": {name: [float(train[name].min()), float(train[name].max())] for name in FEATURE_NAMES},
+            "training_range": {name: [float(train[name].min()), float(train[name].max())] for name in model.columns},
             "scores": {name: candidate.metrics[name] for name in scores},
             "interval_coverage": model.coverage,
             "limits": candidate.limits,
@@ -275,14 +276,10 @@ def _drift_reference(
     labels = [datasets[name].df for name in ("feedback", "gate") if name in datasets]  # the gate's are the newest
     if sum(map(len, labels)) >= LEAST_REFERENCE and "gate_rmse" in candidate.metrics:
         newest = pd.concat(labels, ignore_index=True).tail(NEWEST_REFERENCE)
-        return make_reference(
-            newest[list(FEATURE_NAMES)].to_numpy(float), model.predict(newest), candidate.metrics["gate_rmse"]
-        )
-    return make_reference(
-        fitted[list(FEATURE_NAMES)].to_numpy(float),
-        model.predict(datasets["test"].df),
-        candidate.metrics["test_rmse"],
-    )
+        rows, unseen, rmse = newest, newest, candidate.metrics["gate_rmse"]
+    else:
+        rows, unseen, rmse = fitted, datasets["test"].df, candidate.metrics["test_rmse"]
+    return make_reference(as_matrix(rows, model.columns), model.predict(unseen), rmse, columns=model.columns)
 
 
 def _log_drift_reference(client: MlflowClient, model_id: str, reference: Reference) -> None:

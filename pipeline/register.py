@@ -40,22 +40,21 @@ from pipeline.mlflow_runs import (
     read_lineage,
 )
 from pipeline.model_card import (
-    MODEL_TAGS,
     comparison,
     describe_model,
     describe_run,
     describe_version,
     experiment_tags,
+    model_tags,
 )
 from pipeline.stage_runner import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
-from tableloop.evaluation.scores import target
 from tableloop.mlflow_http import wait_until_healthy
 from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_export import NotCompilableError, write_scorer
 from tableloop.model.onnx_scorer import DIRECTORY, TOLERANCE, BrokenScorerError, Scorer
 from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.settings import RegistrySettings
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import load_table
 
 SCORER = "scorer"  # tag of a version: "passed", "failed", or "none" for a family that has none
 ROLLED_BACK = "rolled_back"  # tag of a version: why its users wanted the former one again
@@ -81,7 +80,7 @@ def main() -> None:
     candidates = {name: _read_candidate(name, params, metrics[name], refitted=name == best) for name in metrics}
     runs = _log_missing(client, experiment_id, candidates, lineage, parts)
     model, alias = settings.model_name, settings.model_alias
-    _describe_model(client, model, describe_model(model, alias, experiment_id))
+    _describe_model(client, model, describe_model(load_table(), model, alias, experiment_id))
     version = _register(client, model, candidate=candidates[best], run=runs[best], lineage=lineage, parts=parts)
     _describe_version(client, version, experiment_id, candidate=candidates[best], lineage=lineage, parts=parts)
     champion = _serving_version(client, model, alias)
@@ -118,7 +117,7 @@ def _experiment(client: MlflowClient, name: str, model: str) -> str:
     """Return the id of the experiment, which is made when there is none, after telling its readers what it is."""
     experiment = client.get_experiment_by_name(name)
     experiment_id = str(experiment.experiment_id if experiment else client.create_experiment(name))
-    for key, value in experiment_tags(model, experiment_id).items():
+    for key, value in experiment_tags(load_table(), model, experiment_id).items():
         if experiment is None or experiment.tags.get(key) != value:
             client.set_experiment_tag(experiment_id, key, value)
     return experiment_id
@@ -190,7 +189,7 @@ def _read_candidate(name: str, params: dict[str, Any], metrics: dict[str, float]
 def _describe_model(client: MlflowClient, model: str, description: str) -> None:
     """Make the registered model when there is none, with a description that is of this code."""
     try:
-        client.create_registered_model(model, MODEL_TAGS, description)
+        client.create_registered_model(model, model_tags(load_table()), description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -245,6 +244,7 @@ def _describe_version(
     gate = _used(parts)["gate"]
     run = f"[its run, with plots and parameters](#/experiments/{experiment_id}/runs/{version.run_id})"
     card = describe_version(
+        load_table(),
         candidate,
         lineage,
         answered(model, gate if len(gate) else parts["test"]),
@@ -264,7 +264,7 @@ def _trained_until(feedback: pd.DataFrame) -> dict[str, str]:
 def _add_scorer(client: MlflowClient, candidate: Candidate, run: LoggedRun, test: pd.DataFrame) -> dict[str, str]:
     """Store the compiled scorer beside the model if it answers as the model does; return the version's tags of it."""
     model = skops_io.load(MODELS / f"{candidate.name}.skops", trusted=list(TRUSTED_TYPES))
-    rows = as_matrix(test)
+    rows = as_matrix(test, model.columns)
     with tempfile.TemporaryDirectory() as directory:
         try:
             write_scorer(model, rows[:EXAMPLE_ROWS], Path(directory) / DIRECTORY)
@@ -310,8 +310,9 @@ def _decide(
         path = download_artifacts(where, dst_path=directory)
         try:
             model = load_model(path)
-            predicted = model.predict(parts["test"][list(FEATURE_NAMES)])
-            of_gate = model.predict(gate[list(FEATURE_NAMES)]) if len(gate) >= least else None
+            names, target = list(load_table().feature_names), load_table().target_name
+            predicted = model.predict(parts["test"][names])
+            of_gate = model.predict(gate[names]) if len(gate) >= least else None
         except Exception as error:
             logger.opt(exception=error).warning("version {} cannot be used any more", champion.version)
             reason = f"version {champion.version} cannot be used any more: {type(error).__name__}: {error}"
@@ -319,8 +320,8 @@ def _decide(
     held = None
     if of_gate is not None:
         ours = skops_io.load(MODELS / f"{challenger.name}.skops", trusted=list(TRUSTED_TYPES))
-        held = Held(target(gate), ours.predict(gate), of_gate)
-    champion_rmse = root_mean_squared_error(target(parts["test"]), predicted)
+        held = Held(gate[target].to_numpy(float), ours.predict(gate), of_gate)
+    champion_rmse = root_mean_squared_error(parts["test"][target].to_numpy(float), predicted)
     return judge(rmse, champion_rmse, champion.version, tolerance, held)
 
 

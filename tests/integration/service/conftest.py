@@ -199,7 +199,7 @@ class Registry:
     def publish(self, offset: float = 0.0) -> str:
         """Register a linear model whose predictions are raised by ``offset``; return its version."""
         X, y = training_rows()
-        model = ConformalRegressor(make_pipeline(StandardScaler(), LinearRegression()))
+        model = ConformalRegressor(make_pipeline(StandardScaler(), LinearRegression()), list(FEATURE_NAMES))
         model.fit(X[:15_000], y[:15_000] + offset).calibrate(X[15_000:], y[15_000:] + offset)
         frame = pd.DataFrame(X, columns=list(FEATURE_NAMES))
         with mlflow.start_run(), warnings.catch_warnings():

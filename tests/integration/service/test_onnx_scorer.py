@@ -15,12 +15,11 @@ import pytest
 from mlflow.models import infer_signature
 
 from pipeline.stage_runner import load_params
-from tableloop.model.candidates import build
-from tableloop.model.conformal import ConformalRegressor
+from pipeline.train import new_model
 from tableloop.model.onnx_export import write_scorer
 from tableloop.model.onnx_scorer import DIRECTORY, TREES
 from tableloop.model.trusted_types import TRUSTED_TYPES
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import FEATURE_NAMES, load_table
 from tests.integration.service.conftest import (
     NAME,
     POLL_SECONDS,
@@ -40,7 +39,7 @@ def published(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> s
         patch.chdir(ROOT)
         params = load_params()["train"]
     X, y = training_rows()
-    model = ConformalRegressor(build("spatial", params["candidates"]["spatial"], 0))
+    model = new_model("spatial", params, load_table())
     model.fit(X[:12_000], y[:12_000]).calibrate(X[12_000:16_000], y[12_000:16_000])
     frame = pd.DataFrame(X[:12_000], columns=list(FEATURE_NAMES))
     files = tmp_path_factory.mktemp("scorer")
