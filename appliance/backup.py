@@ -44,7 +44,7 @@ from pipeline.git_commit import source_commit
 from pipeline.retrain import BUSY, BusyError, lock
 from tableloop.settings import Settings, load_settings
 
-PRODUCT, FORMAT = "house-price-appliance", 1
+PRODUCT, FORMER_PRODUCT, FORMAT = "tableloop", "house-price-appliance", 1
 MANIFEST, CHECKSUMS, CONTENT = "manifest.json", "SHA256SUMS", "state"
 LEFT_OUT = {"run", BACKUPS, "workspace/.dvc/tmp", "workspace/.dvc/site"}
 MLFLOW, PREDICTIONS = Path("mlflow/mlflow.db"), Path("predictions.db")

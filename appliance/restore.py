@@ -22,7 +22,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from appliance.backup import CHECKSUMS, CONTENT, FORMAT, LEFT_OUT, MANIFEST, PRODUCT, entries, in_use, served
+from appliance.backup import (
+    CHECKSUMS,
+    CONTENT,
+    FORMAT,
+    FORMER_PRODUCT,
+    LEFT_OUT,
+    MANIFEST,
+    PRODUCT,
+    entries,
+    in_use,
+    served,
+)
 from appliance.binaries import UNPACKING
 from appliance.prepare import (
     BACKUPS,
@@ -133,7 +144,7 @@ def _manifest(text: str) -> dict[str, Any]:
         made = f"it was made by commit {manifest['commit']} on {manifest['created_at']}"
     except (ValueError, TypeError, KeyError):
         product = None
-    if product != PRODUCT:
+    if product not in {PRODUCT, FORMER_PRODUCT}:
         raise ForeignError("it is no backup of this appliance")
     if form > FORMAT:
         raise RefusedError(f"{made} in a newer form, {form}; this appliance knows {FORMAT}")

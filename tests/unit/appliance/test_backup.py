@@ -186,6 +186,11 @@ def with_manifest(**values: object) -> Callable[[bytes], bytes]:
     return change
 
 
+def test_a_backup_from_before_the_product_was_called_tableloop_is_restored(tmp_path: Path, archive: bytes) -> None:
+    restore(tmp_path / "empty", io.BytesIO(with_manifest(product="house-price-appliance")(archive)))
+    assert (tmp_path / "empty" / "retrains.jsonl").read_text() == "{}"
+
+
 def flipped(archive: bytes) -> bytes:
     """Return the archive with another byte in one of its files, under a sound gzip."""
     tar = bytearray(gzip.decompress(archive))
