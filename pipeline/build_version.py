@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,11 @@ from tableloop.model.conformal import ConformalRegressor, as_matrix
 from tableloop.model.onnx_export import NotCompilableError, write_scorer
 from tableloop.model.onnx_scorer import TOLERANCE, BrokenScorerError, Scorer
 from tableloop.model.trusted_types import TRUSTED_TYPES
-from tableloop.table import DATA, FILE, load_table
+from tableloop.table import DATA, FILE
 from tableloop.version_files import SCORER
 
 LIBRARY = Path(tableloop.__file__).parent
-# What a model is made of, and what that imports.
-SHIPPED = ("tableloop/__init__.py", "tableloop/table.py", "tableloop/model", "data/table.yaml")
+SHIPPED = ("__init__.py", "model")  # of the library: what a model is made of
 EXAMPLE_ROWS = 50  # kept with the scorer, so that whoever loads it can see that it still answers the same
 
 
@@ -58,15 +57,16 @@ def build_version(
 
     ``described`` is what MLflow is to say of the model: its ids and its metadata.
     """
-    with tempfile.TemporaryDirectory() as code:
-        _copy_code(Path(code))
+    with tempfile.TemporaryDirectory() as parent:
+        code = Path(parent) / LIBRARY.name
+        _copy_code(code)
         save_model(
             model,
             str(directory),
             mlflow_model=described,
             serialization_format="skops",
             skops_trusted_types=list(TRUSTED_TYPES),
-            code_paths=[str(path) for path in sorted(Path(code).iterdir())],
+            code_paths=[str(code)],
             signature=infer_signature(example, model.predict(example)),
             input_example=example,
             # Named, not inferred: inference loads the model in a fresh process, ten seconds each.
@@ -74,24 +74,23 @@ def build_version(
         )
     shutil.copyfile(DATA / FILE, directory / FILE)
     reference.save(directory / REFERENCE_FILE)
-    checked = _add_scorer(directory / SCORER, model, test[list(load_table().feature_names)])
+    checked = _add_scorer(directory / SCORER, model, test)
     manifest.write(directory, made_by)
     return checked
 
 
 def _copy_code(target: Path) -> None:
+    target.mkdir()
     for name in SHIPPED:
-        source = LIBRARY.parent / name
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        if (LIBRARY / name).is_dir():
+            shutil.copytree(LIBRARY / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copyfile(source, target / name)
+            shutil.copyfile(LIBRARY / name, target / name)
 
 
 def _add_scorer(directory: Path, model: ConformalRegressor, test: pd.DataFrame) -> ScorerCheck:
     """Write the compiled scorer if it answers the test rows as the model does."""
-    rows: Any = as_matrix(test)
+    rows = as_matrix(test, model.columns)
     try:
         write_scorer(model, rows[:EXAMPLE_ROWS], directory)
     except NotCompilableError as error:

@@ -28,7 +28,7 @@ from mlflow.models import Model
 
 from pipeline.build_version import build_version
 from pipeline.git_commit import source_commit
-from pipeline.stage_runner import RAW_DATA, REPORTS
+from pipeline.stage_runner import REPORTS, raw_data
 from tableloop.drift.statistics import Reference, make_reference
 from tableloop.evaluation.error_breakdown import DECILES, Answered, by_quantile
 from tableloop.evaluation.extrapolation import Limits
@@ -111,7 +111,7 @@ def read_lineage() -> Lineage:
     return Lineage(
         batches=len(batches),
         feedback_md5=batches_md5(batches) if batches else "",
-        data_md5=hashlib.md5(RAW_DATA.read_bytes(), usedforsecurity=False).hexdigest(),
+        data_md5=hashlib.md5(raw_data(load_table()).read_bytes(), usedforsecurity=False).hexdigest(),
         code_digest=_code_digest(),
         git_commit=source_commit(Path()),
         requirements=tuple(f"{name}=={installed_version(name)}" for name in LIBRARIES),
@@ -146,9 +146,9 @@ def as_datasets(parts: Mapping[str, pd.DataFrame]) -> dict[str, PandasDataset]:
         return {
             name: from_pandas(
                 part[[*table.feature_names, table.target_name]],
-                source=str(FEEDBACK if name == "feedback" else RAW_DATA),
+                source=str(FEEDBACK if name == "feedback" else raw_data(table)),
                 targets=table.target_name,
-                name=f"{RAW_DATA.stem}-{name}",
+                name=f"{table.path.stem}-{name}",
             )
             for name, part in parts.items()
             if len(part)
@@ -283,7 +283,7 @@ def log_candidate(
 
 def answered(model: ConformalRegressor, part: pd.DataFrame) -> Answered:
     """Return what a model says of rows that it has not seen."""
-    rows = as_matrix(part)
+    rows = as_matrix(part, model.columns)
     return Answered(rows, part[load_table().target_name].to_numpy(np.float64), *model.predict_interval(rows))
 
 
@@ -318,7 +318,7 @@ def _log_version(
     `mlflow.sklearn.log_model` uploads what it has written itself. Here the files are complete, their manifest
     included, before the first of them is uploaded.
     """
-    names = list(load_table().feature_names)
+    names = list(model.columns)
     scores = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
     metadata = {
         "family": candidate.name,
@@ -379,16 +379,13 @@ def _drift_reference(
     The rows that the model was fitted on; but where there are enough labels, the newest of those: the model was made
     for their mix of places and prices, and the many rows of the census would go on calling it drift.
     """
-    names = list(load_table().feature_names)
     labels = [datasets[name].df for name in ("feedback", "gate") if name in datasets]  # the gate's are the newest
     if sum(map(len, labels)) >= LEAST_REFERENCE and "gate_rmse" in candidate.metrics:
         newest = pd.concat(labels, ignore_index=True).tail(NEWEST_REFERENCE)
-        return make_reference(newest[names].to_numpy(float), model.predict(newest), candidate.metrics["gate_rmse"])
-    return make_reference(
-        fitted[names].to_numpy(float),
-        model.predict(datasets["test"].df),
-        candidate.metrics["test_rmse"],
-    )
+        rows, unseen, rmse = newest, newest, candidate.metrics["gate_rmse"]
+    else:
+        rows, unseen, rmse = fitted, datasets["test"].df, candidate.metrics["test_rmse"]
+    return make_reference(as_matrix(rows, model.columns), model.predict(unseen), rmse, columns=model.columns)
 
 
 def _code_digest() -> str:

@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from loguru import logger
 from mlflow import MlflowClient
@@ -42,16 +44,15 @@ from pipeline.mlflow_runs import (
     read_lineage,
 )
 from pipeline.model_card import (
-    MODEL_TAGS,
     comparison,
     describe_model,
     describe_run,
     describe_version,
     experiment_tags,
+    model_tags,
 )
 from pipeline.serving_version import ServingVersion, find_serving_version, open_serving_version
 from pipeline.stage_runner import FORCED, MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
-from tableloop.evaluation.scores import target
 from tableloop.mlflow_http import wait_until_healthy
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.trusted_types import TRUSTED_TYPES
@@ -77,7 +78,7 @@ def main() -> None:
     client = MlflowClient()
     model, alias = settings.model_name, settings.model_alias
     experiment = params["register"]["experiment"]
-    experiment_id = ensure_experiment(client, experiment, lambda made: experiment_tags(model, made))
+    experiment_id = ensure_experiment(client, experiment, lambda made: experiment_tags(load_table(), model, made))
     metrics = json.loads((REPORTS / "metrics.json").read_text())
     lineage = read_lineage()
     parts = {name: pd.read_parquet(PROCESSED / f"{name}.parquet") for name in PARTS}
@@ -85,7 +86,8 @@ def main() -> None:
     best = best_of(metrics)
     candidates = {name: _read_candidate(name, params, metrics[name], refitted=name == best) for name in metrics}
     runs = _log_missing(client, experiment_id, candidates, lineage, parts)
-    ensure_model(client, model, MODEL_TAGS, describe_model(model, alias, experiment_id))
+    table = load_table()
+    ensure_model(client, model, model_tags(table), describe_model(table, model, alias, experiment_id))
     until = _trained_until(parts["feedback"])
     version = ensure_version(client, model, candidates[best], run=runs[best], lineage=lineage, tags=until)
     _describe_version(client, version, experiment_id, candidate=candidates[best], lineage=lineage, parts=parts)
@@ -209,6 +211,7 @@ def _describe_version(
     gate = _used(parts)["gate"]
     run = f"[its run, with plots and parameters](#/experiments/{experiment_id}/runs/{version.run_id})"
     card = describe_version(
+        load_table(),
         candidate,
         lineage,
         answered(_read_model(candidate.name), gate if len(gate) else parts["test"]),
@@ -253,8 +256,12 @@ def _score(
     except (ModelProcessError, VersionFilesError, OSError) as error:
         logger.warning("version {} could not be scored: {}", champion.version, error)
         return NotScored(str(error))
-    rmse = root_mean_squared_error(target(test), predicted[: len(test)])
-    return Scores(rmse, Held(target(gate), challenger.predict(gate), predicted[len(test) :]) if judged else None)
+    rmse = root_mean_squared_error(_actual(test), predicted[: len(test)])
+    return Scores(rmse, Held(_actual(gate), challenger.predict(gate), predicted[len(test) :]) if judged else None)
+
+
+def _actual(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
+    return rows[load_table().target_name].to_numpy(np.float64)
 
 
 def _unseen_labels(feedback: pd.DataFrame, champion: ServingVersion) -> pd.DataFrame:

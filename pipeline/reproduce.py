@@ -30,7 +30,6 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from pipeline.mlflow_runs import configure_client, read_lineage
 from pipeline.serving_version import download_version
 from pipeline.workspace import prepare
-from tableloop.evaluation.scores import target
 from tableloop.mlflow_http import is_healthy
 from tableloop.model_process import ModelProcess, ModelProcessError
 from tableloop.settings import RegistrySettings
@@ -106,7 +105,7 @@ def _score(client: MlflowClient, version: ModelVersion, test: pd.DataFrame, dire
             predicted = process.predict(test[list(names)].to_numpy("float64"), names).values
     except (ModelProcessError, VersionFilesError, MlflowException, OSError) as error:
         raise NotReproducibleError(f"its model could not be run: {error}") from error
-    actual = target(test)
+    actual = test[load_table().target_name]
     return {
         "test_rmse": root_mean_squared_error(actual, predicted),
         "test_r2": r2_score(actual, predicted),

@@ -40,11 +40,11 @@ from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
 from pipeline.preprocess import check, split
-from pipeline.stage_runner import RAW_DATA, load_params
+from pipeline.stage_runner import load_params, raw_data
 from pipeline.workspace import ROOT
-from tableloop.model.kriging import EASTWARD, KILOMETRES, places
+from tableloop.model.kriging import KILOMETRES
 from tableloop.settings import Settings, load_settings
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import FEATURE_NAMES, TARGET, load_table
 
 CONNECTIONS = 4
 SECONDS = 180.0
@@ -123,7 +123,9 @@ class Houses:
         self.features: Matrix = rows[list(FEATURE_NAMES)].to_numpy(np.float64)
         self.values: Matrix = rows[TARGET.name].to_numpy(np.float64)
         line = np.concatenate([np.linspace(a, b, 50) for a, b in itertools.pairwise(COAST)])
-        self.coastal = cKDTree(line * [1.0, EASTWARD]).query(places(self.features))[0] * KILOMETRES < COAST_KM
+        degrees = [1.0, math.cos(math.radians(line[:, 0].mean()))]
+        where = self.features[:, [6, 7]] * degrees
+        self.coastal = cKDTree(line * degrees).query(where)[0] * KILOMETRES < COAST_KM
         self._southern = self.coastal & (self.features[:, 6] < SOUTH)
         self._random = np.random.default_rng(1)
         kept = int(len(rows) * KEPT)
@@ -467,7 +469,9 @@ def _draw_error(axes: Axes, story: Story) -> None:
 
 def _held_back() -> pd.DataFrame:
     fractions = load_params()["preprocess"]
-    return split(check(pd.read_csv(RAW_DATA)), fractions["test_fraction"], fractions["validation_fraction"])["test"]
+    table = load_table()
+    raw = check(pd.read_csv(raw_data(table)), table)
+    return split(raw, table.feature_names, fractions["test_fraction"], fractions["validation_fraction"])["test"]
 
 
 def run(settings: Settings, scenario: str) -> int:

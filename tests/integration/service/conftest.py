@@ -203,7 +203,7 @@ class Registry:
     def publish(self, offset: float = 0.0) -> str:
         """Register a linear model whose predictions are raised by ``offset``; return its version."""
         X, y = training_rows()
-        model = ConformalRegressor(make_pipeline(StandardScaler(), LinearRegression()))
+        model = ConformalRegressor(make_pipeline(StandardScaler(), LinearRegression()), list(FEATURE_NAMES))
         model.fit(X[:15_000], y[:15_000] + offset).calibrate(X[15_000:], y[15_000:] + offset)
         own = {
             "family": "linear",
@@ -242,7 +242,7 @@ class Registry:
                 described,
                 example=frame.head(5),
                 requirements=["scikit-learn"],
-                reference=make_reference(fitted[:1000], model.predict(fitted[:1000]), 0.5),
+                reference=make_reference(fitted[:1000], model.predict(fitted[:1000]), 0.5, columns=model.columns),
                 test=rows,
                 made_by={},
             )

@@ -13,11 +13,10 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from pipeline.stage_runner import load_params
+from pipeline.train import new_model
 from tableloop.model import manifest
-from tableloop.model.candidates import build
-from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.onnx_scorer import TREES
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import FEATURE_NAMES, load_table
 from tableloop.version_files import SCORER
 from tests.integration.service.conftest import (
     NAME,
@@ -39,7 +38,7 @@ def published(registry: Registry) -> str:
         patch.chdir(ROOT)
         params = load_params()["train"]
     X, y = training_rows()
-    model = ConformalRegressor(build("spatial", params["candidates"]["spatial"], 0))
+    model = new_model("spatial", params, load_table())
     model.fit(X[:12_000], y[:12_000]).calibrate(X[12_000:16_000], y[12_000:16_000])
     metadata = {"family": "spatial", "limits": {"far_km": 5.0}}
     version = registry.publish_model(model, X[:12_000], X[16_000:17_000], metadata)
