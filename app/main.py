@@ -18,7 +18,7 @@ from loguru import logger
 from prometheus_client import CollectorRegistry
 
 from app import logs, openapi
-from app.champion import ChampionKeeper, DummyKeeper
+from app.champion import ChampionKeeper, DummyKeeper, Version
 from app.drift_metrics import DriftReport, Retrains
 from app.errors import add_handlers
 from app.labels import FeedbackKeeper
@@ -29,6 +29,9 @@ from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
 from app.routes import drift, feedback, page, predictions, system
 from tableloop.settings import Settings, load_settings
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
+from tableloop.table import FEATURE_NAMES
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -103,11 +106,18 @@ def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
     from app.model_loader import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
 
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
+    layout = Layout(settings.state_dir)
+    store = Store(layout.database, FEATURE_NAMES)
+
+    def record(version: Version, event: str, detail: str) -> None:
+        store.record_serving(settings.model_name, version.version, version.run_id, event, detail)
+
     return ChampionKeeper(
         registry,
-        settings.state_dir / "champion",
+        layout.champion,
         settings.model_poll_seconds,
         f"{settings.model_name}@{settings.model_alias}",
+        record,
     )
 
 

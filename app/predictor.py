@@ -14,9 +14,10 @@ from app.champion import Champion, Matrix
 from app.errors import NoModelError
 from app.identifiers import new_id
 from app.metrics import Metrics
-from app.prediction_writer import PredictionLog, Row
+from app.prediction_writer import PredictionLog
 from app.schemas import HouseFeatures, Interval, Prediction
 from tableloop.model.intervals import Answers
+from tableloop.state.prediction_rows import Row
 
 CHUNK_ROWS = 2_000
 

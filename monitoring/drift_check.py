@@ -28,7 +28,7 @@ import yaml
 from tableloop.drift.report import as_text
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error
 from tableloop.settings import load_settings
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import FEATURE_NAMES, load_table
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 EXIT_CODES = {"no drift": 0, "drift": 1}
@@ -66,7 +66,7 @@ def check(state_dir: Path, policy: Policy) -> dict[str, Any]:
         return report | {"status": "not enough data", "summary": summary, "columns": [], "joint": None}
     rows = np.array([row[3:-1] for row in window], dtype=np.float64).reshape(len(window), len(FEATURE_NAMES))
     predictions: Matrix = np.array([row[-1] for row in window if row[2] == version], dtype=np.float64)
-    return report | compare(reference, rows, predictions, policy)
+    return report | compare(reference, rows, predictions, policy, load_table())
 
 
 def load_policy() -> Policy:
@@ -124,7 +124,7 @@ def _reference(champion: Path) -> tuple[str, Reference]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NothingToSayError(f"{champion / 'current.json'} cannot be read: {error}") from None
     try:
-        return version, Reference.load(directory / REFERENCE_FILE)
+        return version, Reference.load(directory / REFERENCE_FILE, FEATURE_NAMES)
     except FileNotFoundError:
         raise NothingToSayError(f"version {version} has no {REFERENCE_FILE}: retrain to get one") from None
     except (OSError, ValueError) as error:

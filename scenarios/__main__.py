@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from pipeline.preprocess import check, split
-from pipeline.stage_runner import RAW_DATA, load_params
+from pipeline.stage_runner import load_params, raw_data
 from pipeline.workspace import ROOT
 from scenarios.market import Market
 from scenarios.record import Record, draw
@@ -47,7 +47,7 @@ def play(name: str, table: Table, settings: Settings) -> int:
     if name == "drift" and (problem := obstacle(watcher.before, time.time())):
         sys.stderr.write(f"{problem}\n")
         return 1
-    with Traffic(settings.api_port, table, Market(held_back(), table), record) as traffic:
+    with Traffic(settings.api_port, table, Market(held_back(table), table), record) as traffic:
         problems = STORIES[name](table, record, traffic, watcher)
     if record.failures:
         problems.append(f"{len(record.failures)} requests failed, the first: {record.failures[0]}")
@@ -59,10 +59,11 @@ def play(name: str, table: Table, settings: Settings) -> int:
     return 1 if problems else 0
 
 
-def held_back() -> pd.DataFrame:
+def held_back(table: Table) -> pd.DataFrame:
     """Return the rows that no version was trained on."""
     fractions = load_params()["preprocess"]
-    return split(check(pd.read_csv(RAW_DATA)), fractions["test_fraction"], fractions["validation_fraction"])["test"]
+    raw = check(pd.read_csv(raw_data(table)), table)
+    return split(raw, table.feature_names, fractions["test_fraction"], fractions["validation_fraction"])["test"]
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from app.schemas import DriftReport
 from monitoring.drift_check import check, load_policy
 from tableloop.drift.statistics import compare, live_error, make_reference
 from tableloop.settings import Settings
+from tableloop.table import load_table
 
 COLUMN = {
     "name": "MedInc", "title": "Median income", "unit": "dollars", "ks": 0.2, "p_value": 1e-9, "psi": 0.25,
@@ -114,9 +115,9 @@ def test_retrainings_are_counted_by_outcome(client: TestClient, settings: Settin
 def test_a_real_report_is_as_the_documentation_describes_it(shift: float) -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(2000, 8))
-    policy = load_policy()
-    reference = make_reference(rows, rows[:, 0], test_rmse=0.4)
-    report = check(Path("/nowhere"), policy) | compare(reference, rows[:1000] + shift, rows[:1000, 0], policy)
+    policy, table = load_policy(), load_table()
+    reference = make_reference(rows, rows[:, 0], 0.4, columns=table.feature_names)
+    report = check(Path("/nowhere"), policy) | compare(reference, rows[:1000] + shift, rows[:1000, 0], policy, table)
     report |= {"live": live_error(np.ones(300), 0.4, policy) | {"inside_interval": 0.9}}
     described = DriftReport.model_validate(report, extra="forbid")
     assert described.status == ("drift" if shift else "no drift")
