@@ -26,6 +26,7 @@ from typing import TextIO
 
 from monitoring.health import Check, Services, check_all, check_whole
 from monitoring.process_usage import usage
+from tableloop.state.layout import Layout
 
 # A program that ends so often in so many seconds will not recover. A crash that comes back 5 s after every start is
 # found within a minute; somebody who kills a program by hand a few times is not mistaken for one.
@@ -67,43 +68,16 @@ class Console:
         self._stream.flush()
 
 
-class RunDirectory:
-    """The files by which the watchdog speaks to everyone else; each is replaced in one step."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, name: str, text: str) -> None:
-        """Replace the file `name`."""
-        new = self.path / f".{name}.new"
-        new.write_text(text)
-        new.replace(self.path / name)
-
-    def read(self, name: str) -> str:
-        """Return the line in the file `name`, empty when there is none."""
-        file = self.path / name
-        return file.read_text().strip() if file.exists() else ""
-
-    def remove(self, name: str) -> None:
-        """Remove the file `name`, if it is there."""
-        (self.path / name).unlink(missing_ok=True)
-
-    def phases(self) -> dict[str, float]:
-        """Return the seconds that the pipeline noted for its phases, in the order in which they ended."""
-        files = sorted((self.path / "phases").glob("*"), key=lambda file: file.stat().st_mtime)
-        return {file.name: float(file.read_text()) for file in files}
-
-
 class Watchdog:
     """What is known about the programs, and what follows from it."""
 
-    def __init__(self, services: Services, run: RunDirectory, console: Console, stop: Callable[[], None]) -> None:
+    def __init__(self, services: Services, layout: Layout, console: Console, stop: Callable[[], None]) -> None:
         self.services = services
-        self.run = run
+        self.layout = layout
         self.console = console
         self._stop = stop
         self._ends: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=ENDS))
-        self._groups: dict[str, int] = json.loads(run.read("groups.json") or "{}")
+        self._groups: dict[str, int] = json.loads(_read(layout.groups) or "{}")
         self._stopping = threading.Event()
         self._lock = threading.Lock()
 
@@ -116,7 +90,7 @@ class Watchdog:
             self.console.write(program, data)
         elif event == "SUPERVISOR_STATE_CHANGE_STOPPING":
             self._stopping.set()
-            self.run.remove("ready")
+            self.layout.ready.unlink(missing_ok=True)
         elif program == "watchdog":
             pass
         elif event == "PROCESS_STATE_RUNNING":
@@ -137,8 +111,8 @@ class Watchdog:
     def orphaned(self) -> None:
         """Stop every program: supervisord is gone, and nobody else would."""
         if not self._stopping.is_set():
-            self.run.write("failed", "supervisord was killed\n")
-        self.run.remove("ready")
+            _write(self.layout.failed, "supervisord was killed\n")
+        self.layout.ready.unlink(missing_ok=True)
         for group in self._groups.values():
             try:
                 os.killpg(group, signal.SIGTERM)
@@ -151,8 +125,8 @@ class Watchdog:
             if self._stopping.is_set():
                 return
             self._stopping.set()
-        self.run.remove("ready")
-        self.run.write("failed", reason + "\n")
+        self.layout.ready.unlink(missing_ok=True)
+        _write(self.layout.failed, reason + "\n")
         self.say(f"stopping everything: {reason}")
         self._stop()
 
@@ -163,7 +137,7 @@ class Watchdog:
     def _exited(self, program: str, *, expected: bool) -> None:
         if program == "bootstrap":
             if expected:
-                self.run.write("registered", "")
+                _write(self.layout.registered, "")
             else:
                 self.fail(self._last_words(program))
             return
@@ -176,7 +150,7 @@ class Watchdog:
 
     def _note_groups(self) -> None:
         """Keep the process groups for the watchdog that follows when this one is killed."""
-        self.run.write("groups.json", json.dumps(self._groups) + "\n")
+        _write(self.layout.groups, json.dumps(self._groups) + "\n")
 
     def _last_words(self, program: str) -> str:
         return self.console.last_line.get(program, "it wrote nothing")
@@ -197,7 +171,7 @@ class Watchdog:
         first_up: dict[str, float] = {}
         failures: Counter[str] = Counter()
         down_since: dict[str, float] = {}
-        ready_line = self.run.read("was_ready")  # by a watchdog before this one
+        ready_line = _read(self.layout.was_ready)  # by a watchdog before this one
         while not self._stopping.is_set():
             checks = check_all(self.services)
             now = time.time()
@@ -215,34 +189,35 @@ class Watchdog:
                 ready_line = self._first_ready(started, prepared, first_up)
             with self._lock:
                 if ready_line and not down_since and not self._stopping.is_set():
-                    self.run.write("ready", ready_line + "\n")
+                    _write(self.layout.ready, ready_line + "\n")
             self._stopping.wait(INTERVAL if ready_line else STARTING_INTERVAL)
 
     def _degraded(self, name: str, check: Check) -> None:
-        self.run.remove("ready")
+        self.layout.ready.unlink(missing_ok=True)
         if not self._stopping.is_set():
             self.say(f"{name} is down: {check.detail}")
 
     def _first_ready(self, started: float, prepared: float, first_up: Mapping[str, float]) -> str:
         """Return the ready line, once the whole has answered a real question; till then an empty string."""
-        registered = self.run.path / "registered"
+        registered = self.layout.registered
         if not (registered.exists() or self.services.test_mode):
             return ""
-        if not check_whole(self.services, json.loads(self.run.read("example.json"))).up:
+        if not check_whole(self.services, json.loads(_read(self.layout.example))).up:
             return ""
-        seconds = {"prepare": prepared - started} | self.run.phases()
+        phases = read_phases(self.layout.phases)
+        seconds = {"prepare": prepared - started} | phases
         # The service has waited for the model; what it took itself is counted from there.
-        awaited = registered.stat().st_mtime if self.run.phases() else prepared
+        awaited = registered.stat().st_mtime if phases else prepared
         seconds |= {name: max(0.0, at - (awaited if name == "api" else prepared)) for name, at in first_up.items()}
-        phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+        taken = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
         missing = self.services.missing()
         titles = {"api": "API", "mlflow": "MLflow", "prometheus": "Prometheus", "grafana": "Grafana"}
         addresses = " ".join(
             f"{titles[name]} {'missing' if name in missing else url}"
             for name, url in self.services.addresses().items()
         )
-        line = f"ready in {time.time() - started:.1f} s ({phases}): {addresses}"
-        self.run.write("was_ready", line + "\n")
+        line = f"ready in {time.time() - started:.1f} s ({taken}): {addresses}"
+        _write(self.layout.was_ready, line + "\n")
         self.say(line)
         for name, remedy in missing.items():
             self.say(f"without {titles[name]}: {remedy}")
@@ -265,7 +240,24 @@ class Watchdog:
             "services": services,
             "processes": usage(self._groups | {"watchdog": os.getpgrp()}),
         }
-        self.run.write("health.json", json.dumps(report) + "\n")
+        _write(self.layout.health, json.dumps(report) + "\n")
+
+
+def read_phases(directory: Path) -> dict[str, float]:
+    """Return the seconds that the pipeline noted for its phases, in the order in which they ended."""
+    files = sorted(directory.glob("*"), key=lambda file: file.stat().st_mtime)
+    return {file.name: float(file.read_text()) for file in files}
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace a file in one step: others may be reading it."""
+    new = file.with_name(f".{file.name}.new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def _read(file: Path) -> str:
+    return file.read_text().strip() if file.exists() else ""
 
 
 def read_event(stream: TextIO) -> tuple[str, dict[str, str], str] | None:
@@ -291,9 +283,9 @@ def main() -> None:
     """Listen to supervisord until it goes away."""
     supervisord = os.getppid()
     services = Services.from_environment(os.environ)
-    run = RunDirectory(Path(os.environ["STATE_DIR"]) / "run")
+    layout = Layout(Path(os.environ["STATE_DIR"]))
     console = Console(sys.stderr)
-    watchdog = Watchdog(services, run, console, lambda: os.kill(supervisord, signal.SIGTERM))
+    watchdog = Watchdog(services, layout, console, lambda: os.kill(supervisord, signal.SIGTERM))
     threading.Thread(target=watchdog.watch, args=(float(os.environ["STARTED_AT"]),), daemon=True).start()
     events = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="\n")
     while True:

@@ -166,6 +166,11 @@ class Layout:
         return self.run / "groups.json"
 
     @property
+    def example(self) -> Path:
+        """The row that the watchdog asks a prediction for."""
+        return self.run / "example.json"
+
+    @property
     def phases(self) -> Path:
         """The seconds of each stage of the first training, for the ready line."""
         return self.run / "phases"

@@ -8,22 +8,24 @@ from pathlib import Path
 import pytest
 
 from monitoring.health import Services
-from monitoring.watchdog import ENDS, ENDS_SECONDS, Console, RunDirectory, Watchdog
+from monitoring.watchdog import ENDS, ENDS_SECONDS, Console, Watchdog, read_phases
+from tableloop.state.layout import Layout
 
 
 @dataclass
 class Bench:
     """A watchdog whose supervisord is a list of stops."""
 
-    path: Path
+    layout: Layout
     written: io.StringIO = field(default_factory=io.StringIO)
     stops: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         url = "http://127.0.0.1:1"
         services = Services(url, url, url, url, "Model", "Alias", test_mode=False)
+        self.layout.run.mkdir()
         console = Console(self.written)
-        self.watchdog = Watchdog(services, RunDirectory(self.path), console, lambda: self.stops.append("stop"))
+        self.watchdog = Watchdog(services, self.layout, console, lambda: self.stops.append("stop"))
 
     def says(self, program: str, text: str) -> None:
         self.watchdog.handle("PROCESS_LOG_STDOUT", {"processname": program}, text)
@@ -33,13 +35,13 @@ class Bench:
         self.watchdog.handle("PROCESS_STATE_EXITED", fields, "")
 
     def failed(self) -> str:
-        file = self.path / "failed"
+        file = self.layout.failed
         return file.read_text() if file.exists() else ""
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+    return Bench(Layout(tmp_path))
 
 
 def test_lines_carry_the_program_and_are_never_torn(bench: Bench) -> None:
@@ -64,7 +66,7 @@ def test_a_failed_training_ends_the_appliance_with_its_last_line(bench: Bench) -
 
 def test_a_finished_training_leaves_its_mark(bench: Bench) -> None:
     bench.ends("bootstrap", expected=True)
-    assert (bench.path / "registered").exists()
+    assert bench.layout.registered.exists()
     assert bench.stops == []
 
 
@@ -112,18 +114,17 @@ def test_a_program_that_cannot_start_ends_the_appliance(bench: Bench) -> None:
 
 
 def test_stopping_is_no_failure_and_takes_the_ready_mark(bench: Bench) -> None:
-    (bench.path / "ready").touch()
+    bench.layout.ready.touch()
     bench.watchdog.handle("SUPERVISOR_STATE_CHANGE_STOPPING", {}, "")
     bench.ends("api")
-    assert not (bench.path / "ready").exists()
+    assert not bench.layout.ready.exists()
     assert bench.failed() == ""
     assert bench.stops == []
 
 
 def test_phases_come_in_the_order_in_which_they_ended(tmp_path: Path) -> None:
-    (tmp_path / "phases").mkdir()
     for second, name in enumerate(("train", "register")):
-        file = tmp_path / "phases" / name
+        file = tmp_path / name
         file.write_text(f"{second}.5\n")
         os.utime(file, (second, second))
-    assert list(RunDirectory(tmp_path).phases().items()) == [("train", 0.5), ("register", 1.5)]
+    assert list(read_phases(tmp_path).items()) == [("train", 0.5), ("register", 1.5)]
