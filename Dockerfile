@@ -32,8 +32,9 @@ RUN --mount=type=cache,target=/root/.cache \
 # An empty registry with MLflow's schema: migrating one takes longer than everything else at a first start.
 FROM dependencies AS registry
 WORKDIR /app
-COPY pipeline pipeline
 COPY tableloop tableloop
+COPY data/table.yaml data/
+COPY pipeline pipeline
 COPY appliance appliance
 RUN python -m appliance.prepare --template
 
@@ -72,8 +73,8 @@ COPY --from=prometheus /bin/prometheus /usr/local/bin/
 COPY --from=grafana /usr/share/grafana /usr/share/grafana
 ARG GIT_COMMIT=
 ARG VERSION=0.1.0
-LABEL org.opencontainers.image.title="House price appliance" \
-      org.opencontainers.image.description="A whole machine-learning system for California house prices" \
+LABEL org.opencontainers.image.title="Tableloop" \
+      org.opencontainers.image.description="A monitored prediction service that retrains itself, shipped with California house prices" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${GIT_COMMIT}"

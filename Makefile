@@ -77,20 +77,21 @@ bench-page: $(VENV)/.development  ## measure the front page of the running appli
 screenshots: $(VENV)/.development  ## take the pictures of docs/screenshots from the running appliance
 	@./entrypoint.sh python -m tests.browser.screenshots
 
-image:  ## build the image house-prices
-	@DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg GIT_COMMIT="$$(git rev-parse HEAD 2>/dev/null)" --tag house-prices .
+image:  ## build the image tableloop
+	@DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg GIT_COMMIT="$$(git rev-parse HEAD 2>/dev/null)" --tag tableloop .
 
 run: image  ## build the image and run the whole appliance in one container, Ctrl-C stops it
-	@$(DOCKER) run --rm --interactive --name house-prices --volume house-prices:/data \
-	    -p 8000:8000 -p 5002:5002 -p 9090:9090 -p 3000:3000 house-prices
+	@$(DOCKER) run --rm --interactive --name tableloop --volume tableloop:/data \
+	    -p 8000:8000 -p 5002:5002 -p 9090:9090 -p 3000:3000 tableloop
 
 test-image: $(VENV)/.development  ## build the image and test real containers of it
 	@$(PYTHON) -m pytest tests/image
 
-lint: $(VENV)/.development  ## check style and types
+lint: $(VENV)/.development  ## check style, types and the direction of imports
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(VENV)/bin/lint-imports --no-logo
 
 dashboards: $(VENV)/.development  ## write Grafana's dashboards anew from monitoring/grafana/dashboards.py
 	@$(PYTHON) -m monitoring.grafana.dashboards

@@ -33,12 +33,13 @@ if [ -z "${APPLIANCE_ROOT:-}" ]; then
     export GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH=$ROOT/monitoring/grafana/dashboards/overview.json
 fi
 
-# There is nothing to run. supervisord.conf expects 69 and starts it no more; Compose would, after any but 0.
+# Compose starts what is not there too, and would go on starting it after any exit code but 0.
 missing() {
-    [ -z "${SUPERVISOR_ENABLED:-}" ] || exit 69
     echo "$1 is not here; the other services run without it" >&2
     exit 0
 }
+
+is_here() { command -v "$1" >/dev/null && echo true || echo false; }
 
 appliance() {
     local started=${EPOCHREALTIME:-$SECONDS} child='' stopping='' status=0
@@ -52,6 +53,9 @@ appliance() {
     python -m appliance.prepare
     [ -z "$stopping" ] || exit 0
     echo $$ >"$STATE_DIR/run/pid"
+    export RUN_MLFLOW=true RUN_PROMETHEUS RUN_GRAFANA  # what supervisord.conf starts
+    [ "$TEST_MODE" = off ] || RUN_MLFLOW=false
+    RUN_PROMETHEUS=$(is_here prometheus) RUN_GRAFANA=$(is_here grafana)
     [ ! -S /dev/fd/1 ] || exec > >(exec cat)  # supervisord opens its output by name, a socket has none
 
     python -m supervisor.supervisord --nodaemon --configuration supervisord.conf &

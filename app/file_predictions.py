@@ -23,9 +23,9 @@ from starlette.types import Scope
 
 from app.champion import Champion
 from app.deps import Parts
-from app.prediction_writer import Row
 from app.predictor import Predictor, predict_rows
 from tableloop.model.intervals import Answers
+from tableloop.state.prediction_rows import Row
 
 MEDIA_TYPES: Final[dict[str, Literal["csv", "parquet"]]] = {
     "text/csv": "csv",

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
+from loguru import logger
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.prediction_writer import Labelled, PredictionLog
+from app.prediction_writer import PredictionLog
 from app.schemas import TABLE, Feedback, FeedbackList, Label, LabelOutcome
+from tableloop.state.database import StoreError
+from tableloop.state.prediction_rows import Labelled
 from tableloop.table import TARGET
 
 LIVE_WINDOW = 500  # labelled predictions of a version: live errors are of the newest so many
@@ -39,9 +42,15 @@ class FeedbackKeeper:
 
     def start(self) -> None:
         """Take up the live errors where an earlier process left them."""
-        if self._log is not None:
-            for labelled in reversed(self._log.newest_labelled(VERSIONS * LIVE_WINDOW)):
-                self.live_errors.add(labelled)
+        if self._log is None:
+            return
+        try:
+            newest = self._log.store.newest_labelled(VERSIONS * LIVE_WINDOW)
+        except StoreError as error:
+            logger.warning(f"the labels in {self._log.path} cannot be read: {error}")
+            return
+        for labelled in reversed(newest):
+            self.live_errors.add(labelled)
 
     async def one(self, label: Label) -> Feedback:
         """Store one label.

@@ -15,9 +15,10 @@ from app.champion import Champion, Matrix
 from app.errors import NoModelError
 from app.identifiers import new_ids
 from app.metrics import PredictionMetrics
-from app.prediction_writer import PredictionLog, Row
+from app.prediction_writer import PredictionLog
 from app.schemas import Features, Interval, Prediction, prediction
 from tableloop.model.intervals import Answers
+from tableloop.state.prediction_rows import Row, row
 
 CHUNK_ROWS = 2_000
 
@@ -123,7 +124,7 @@ class Predictor:
             interval: Interval = {"low": low, "high": high, "coverage": champion.coverage}
             waiting.answer = prediction(value, interval, version, prediction_id, warnings)
             rows.append(
-                (prediction_id, waiting.request_id, waiting.requested_at, version, *waiting.row, value, low, high)
+                row(prediction_id, waiting.request_id, waiting.requested_at, version, waiting.row, value, low, high)
             )
         if self.log is not None:
             self.log.enqueue(rows, [waiting.done for waiting in group])
@@ -141,7 +142,7 @@ class Predictor:
         """
         champion = self.champion()
         parts = await run_in_threadpool(_predict_batch, champion, batch, line["request_id"])
-        await self.committed([row for rows, _, _ in parts for row in rows])
+        await self.committed([logged for rows, _, _ in parts for logged in rows])
         for _, _, values in parts:
             self.metrics.count(champion.version, values)
         answers = [answer for _, answers, _ in parts for answer in answers]
@@ -188,9 +189,9 @@ def predict_rows(champion: Champion, matrix: Matrix, request_id: str) -> tuple[A
     """
     answers = champion.checked(matrix)
     ids = new_ids(len(matrix))
-    same = (request_id, time.time(), champion.version)
-    rows: list[Row] = [
-        (prediction_id, *same, *features, value, low, high)
+    now = time.time()
+    rows = [
+        row(prediction_id, request_id, now, champion.version, features, value, low, high)
         for prediction_id, features, value, low, high in zip(
             ids, matrix.tolist(), *(numbers.tolist() for numbers in answers[:3]), strict=True
         )

@@ -1,6 +1,6 @@
 """A registry for one command: MLflow runs as long as the command does, where no appliance runs that has one.
 
-``docker run --volume house-prices:/data house-prices make retrain`` needs nothing else.
+``docker run --volume tableloop:/data tableloop make retrain`` needs nothing else.
 """
 
 from __future__ import annotations

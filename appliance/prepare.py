@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pipeline.workspace import prepare as prepare_workspace
 from tableloop.settings import Settings, load_settings
+from tableloop.table import load_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / ".runtime" / "mlflow.db"
@@ -59,6 +60,7 @@ def prepare(settings: Settings) -> None:
     for directory in DIRECTORIES:
         (state / directory).mkdir(parents=True, exist_ok=True)
     clear_run_directory(state / "run")
+    (state / "run" / "example.json").write_text(json.dumps(load_table().example) + "\n")  # for the watchdog
     if not os.environ.get("GF_SECURITY_ADMIN_PASSWORD"):
         make_password(state / "grafana" / "admin-password")
     if settings.test_mode:

@@ -22,7 +22,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from appliance.backup import CHECKSUMS, CONTENT, FORMAT, LEFT_OUT, MANIFEST, PRODUCT, entries, in_use, served
+from appliance.backup import (
+    CHECKSUMS,
+    CONTENT,
+    FORMAT,
+    FORMER_PRODUCT,
+    LEFT_OUT,
+    MANIFEST,
+    PRODUCT,
+    entries,
+    in_use,
+    served,
+)
 from appliance.binaries import UNPACKING
 from appliance.prepare import (
     BACKUPS,
@@ -34,8 +45,9 @@ from appliance.prepare import (
     known_revisions,
     put_in_place,
 )
-from pipeline.retrain import BusyError, lock
 from tableloop.settings import load_settings
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BusyError, retraining_lock
 
 LONGEST_TEXT = 100_000_000  # bytes of the manifest or the checksums; larger is something else
 
@@ -133,7 +145,7 @@ def _manifest(text: str) -> dict[str, Any]:
         made = f"it was made by commit {manifest['commit']} on {manifest['created_at']}"
     except (ValueError, TypeError, KeyError):
         product = None
-    if product != PRODUCT:
+    if product not in {PRODUCT, FORMER_PRODUCT}:
         raise ForeignError("it is no backup of this appliance")
     if form > FORMAT:
         raise RefusedError(f"{made} in a newer form, {form}; this appliance knows {FORMAT}")
@@ -198,7 +210,7 @@ def main() -> int:
     try:
         with _source(state, argument) as source:
             check_writable(state)
-            with _hold(state), lock(state, "a restore"):
+            with _hold(state), retraining_lock(Layout(state), "a restore"):
                 manifest, former = restore(state, source)
     except ForeignError as problem:
         sys.stderr.write(f"nothing restored: {argument} cannot be used: {problem}\n")

@@ -1,11 +1,12 @@
-"""The supervisord event listener: it writes the console, measures health, and ends the appliance when it cannot be.
+"""The supervisord event listener: it writes the console, measures health, and ends the appliance when it cannot run.
 
-supervisord tells it, over stdin, what every program writes and when one dies. A thread asks the services every few
-seconds. supervisord itself would start a crashing program for ever and always exits 0: here a program that crashes
-again and again or cannot start, or a failed training, leaves one line in ``run/failed`` and stops everything;
-``entrypoint.sh`` turns that line into a non-zero exit.
+supervisord sends it what every program writes and every change of a program's state. A thread asks the services
+every few seconds whether they answer. supervisord itself exits 0 whatever happened, and restarts for ever a program
+that ends after its first second. Here a program that supervisord gives up (FATAL), a program that ends too often and
+a failed training leave one line in ``run/failed`` and stop everything; ``entrypoint.sh`` turns that line into a
+non-zero exit.
 
-Only the standard library, so that it costs 12 MB. stdout belongs to the event protocol.
+It imports the standard library only, so that it costs 12 MB. stdout belongs to the event protocol.
 """
 
 from __future__ import annotations
@@ -18,26 +19,21 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from monitoring.health import Check, Services, check_all, check_whole
 from monitoring.process_usage import usage
-from tableloop.table import FEATURES
 
-CRASHES = 4  # in a row, with no healthy measurement between them
-STEADY = 60.0  # seconds; what has no address is healthy when it has run for so long
-# So many ends of one program in so many seconds are too many even if it answered in between. Whoever kills one by
-# hand may do so more often; there is a limit all the same, for the kernel kills too where memory is short.
-LOOP, LOOP_SECONDS = 5, 120.0
-KILLS, KILLS_SECONDS = 30, 300.0
+# A program that ends so often in so many seconds will not recover. A crash that comes back 5 s after every start is
+# found within a minute; somebody who kills a program by hand a few times is not mistaken for one.
+ENDS, ENDS_SECONDS = 9, 120.0
 INTERVAL = 2.0  # seconds between two measurements
 STARTING_INTERVAL = 0.3  # until ready
-FAILURES = 2  # measurements in a row until a service counts as down: one may be a moment of load
+FAILURES = 2  # failed measurements in a row until a service counts as down: one may be a moment of load
 NAME_WIDTH = 13
-LOG_TAIL = 10_000  # bytes of supervisord's log, in which the last end of a program is
 
 
 class Console:
@@ -106,9 +102,7 @@ class Watchdog:
         self.run = run
         self.console = console
         self._stop = stop
-        self._crashes: Counter[str] = Counter()
-        self._ends: defaultdict[str, list[tuple[float, bool]]] = defaultdict(list)  # when, and whether killed
-        self._running_since: dict[str, float] = {}
+        self._ends: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=ENDS))
         self._groups: dict[str, int] = json.loads(run.read("groups.json") or "{}")
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -127,13 +121,15 @@ class Watchdog:
             pass
         elif event == "PROCESS_STATE_RUNNING":
             self._groups[program] = int(fields["pid"])
-            self._running_since[program] = time.monotonic()
             self._note_groups()
         elif event == "PROCESS_STATE_EXITED":
             self._groups.pop(program, None)
             self._note_groups()
             self.console.finish(program)
             self._exited(program, expected=fields["expected"] == "1")
+        elif event == "PROCESS_STATE_BACKOFF":
+            self.console.finish(program)
+            self.say(f"{program} ended within a second of its start and is started again")
         elif event == "PROCESS_STATE_FATAL":
             self.console.finish(program)
             self.fail(f"{program} does not start: {self._last_words(program)}")
@@ -170,39 +166,13 @@ class Watchdog:
                 self.run.write("registered", "")
             else:
                 self.fail(self._last_words(program))
-        elif not expected:
-            started = self._running_since.get(program)
-            if program not in self.services.addresses() and started and time.monotonic() - started > STEADY:
-                self._crashes[program] = 0
-            self._crashes[program] += 1
-            if self._crashes[program] >= CRASHES:
-                self.fail(f"{program} ended {CRASHES} times in a row: {self._last_words(program)}")
-            elif too_often := self._ends_too_often(program):
-                self.fail(f"{program} ended {too_often}: {self._last_words(program)}")
-            else:
-                self.say(f"{program} ended unexpectedly and is started again")
-
-    def _ends_too_often(self, program: str) -> str:
-        """Note that a program has ended, and return how often it did lately if that is too often, else nothing."""
-        now = time.monotonic()
-        ends = [end for end in self._ends[program] if now - end[0] <= KILLS_SECONDS]
-        ends.append((now, self._was_killed(program)))
-        self._ends[program] = ends
-        crashes = [at for at, killed in ends if not killed and now - at <= LOOP_SECONDS]
-        if len(crashes) >= LOOP:
-            return f"by itself {LOOP} times in {now - crashes[0]:.0f} s"
-        return f"{KILLS} times in {now - ends[0][0]:.0f} s" if len(ends) >= KILLS else ""
-
-    def _was_killed(self, program: str) -> bool:
-        """Return whether a signal from outside ended a program; supervisord tells it to its log only."""
-        log = self.run.path.parent / "logs" / "supervisord.log"
-        try:
-            with log.open("rb") as file:
-                file.seek(max(0, log.stat().st_size - LOG_TAIL))
-                told = file.read().decode(errors="replace").rpartition(f"exited: {program} (")[2]
-        except OSError:
-            return False
-        return told.startswith(("terminated by SIGKILL", "terminated by SIGTERM"))
+            return
+        ends, now = self._ends[program], time.monotonic()
+        ends.append(now)
+        if len(ends) == ENDS and now - ends[0] <= ENDS_SECONDS:
+            self.fail(f"{program} ended {ENDS} times in {now - ends[0]:.0f} s: {self._last_words(program)}")
+        elif not self._stopping.is_set():
+            self.say(f"{program} ended and is started again")
 
     def _note_groups(self) -> None:
         """Keep the process groups for the watchdog that follows when this one is killed."""
@@ -235,7 +205,6 @@ class Watchdog:
                 failures[name] = 0 if check.up else failures[name] + 1
                 if check.up:
                     first_up.setdefault(name, now)
-                    self._crashes[name] = 0
                     if name in down_since:
                         self.say(f"{name} is back after {now - down_since.pop(name):.1f} s")
                 elif (ready_line or name in first_up) and name not in down_since and failures[name] >= FAILURES:
@@ -259,7 +228,7 @@ class Watchdog:
         registered = self.run.path / "registered"
         if not (registered.exists() or self.services.test_mode):
             return ""
-        if not check_whole(self.services, {column.name: column.example for column in FEATURES}).up:
+        if not check_whole(self.services, json.loads(self.run.read("example.json"))).up:
             return ""
         seconds = {"prepare": prepared - started} | self.run.phases()
         # The service has waited for the model; what it took itself is counted from there.

@@ -15,9 +15,10 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.mlflow_runs import configure_client
 from pipeline.register import REPLACED, ROLLED_BACK
-from pipeline.retrain import BUSY, BusyError, lock
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BUSY, BusyError, retraining_lock
 
 
 class NothingToRollBackError(Exception):
@@ -61,7 +62,7 @@ def main() -> int:
     configure_client(settings.mlflow_tracking_uri)
     reason = arguments.reason or f"at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, no reason given"
     try:
-        with lock(settings.state_dir, "a rollback"):
+        with retraining_lock(Layout(settings.state_dir), "a rollback"):
             left, former = roll_back(MlflowClient(), settings.model_name, settings.model_alias, reason)
     except (BusyError, NothingToRollBackError) as error:
         sys.stderr.write(f"nothing rolled back: {error}\n")

@@ -98,7 +98,7 @@ def new_appliance(free_port: Callable[[], int]) -> Iterator[Callable[..., Applia
     """Return a function that makes an appliance, with an empty state or a copy of another's; all end stopped."""
     made: list[Appliance] = []
     # Short, because a socket's whole path has about a hundred characters.
-    with tempfile.TemporaryDirectory(prefix="hpa-", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="tl-", dir="/tmp") as directory:
 
         def make(state_of: Appliance | None = None, root: Path = ROOT, **extra: str) -> Appliance:
             state = Path(directory) / str(len(made))

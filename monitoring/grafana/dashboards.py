@@ -24,7 +24,7 @@ from tableloop.table import TARGET
 DIRECTORY = Path(__file__).with_suffix("")
 SOURCE = shape.DataSourceRef(type_val="prometheus", uid="prometheus")
 POLICY = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["drift"]
-TAG = "house-price"
+TAG = "tableloop"
 QUESTIONS = 'job="api",handler=~"/predict.*|/feedback.*"'
 GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "#8e8e8e"
 
@@ -35,9 +35,7 @@ AnyPanel = stat.Panel | timeseries.Panel | heatmap.Panel | statetimeline.Panel |
 def dashboards() -> dict[str, model.Dashboard]:
     """Return every dashboard by its uid, which is the name of its file as well."""
     return {
-        "overview": _dashboard(
-            "overview", "House price appliance", "What runs, what it answers, and how well", _overview()
-        ),
+        "overview": _dashboard("overview", "Tableloop", "What runs, what it answers, and how well", _overview()),
         "service": _dashboard("service", "Service", "Rate, errors and duration of the requests", _service()),
         "model": _dashboard("model", "Model", "Versions, their live error, and what they predict", _model()),
         "drift": _dashboard("drift", "Drift", "How far the questions are from the training rows", _drift()),

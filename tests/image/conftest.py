@@ -14,7 +14,7 @@ import yaml
 from tests.image.docker import HARDENED, PROGRAMS, Container, docker
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = "house-prices:test"
+IMAGE = "tableloop:test"
 LONGEST_START = 300  # seconds; that a start is quick has tests of its own
 
 
@@ -46,7 +46,7 @@ def volumes(image: str) -> Iterator[Callable[..., str]]:
     made: list[str] = []
 
     def make(source: str = "") -> str:
-        name = f"house-prices-test-{uuid.uuid4().hex[:10]}"
+        name = f"tableloop-test-{uuid.uuid4().hex[:10]}"
         docker("volume", "create", name)
         made.append(name)
         if source:

@@ -50,7 +50,7 @@ class Container:
     ready_after: float  # seconds
 
     def __init__(self, image: str, options: Sequence[str] = (), command: Sequence[str] = ()) -> None:
-        self.name = f"house-prices-test-{uuid.uuid4().hex[:10]}"
+        self.name = f"tableloop-test-{uuid.uuid4().hex[:10]}"
         self.started = time.monotonic()
         docker("run", "--detach", "--name", self.name, *options, image, *command)
 

@@ -33,7 +33,7 @@ class Project:
     """One start of compose.yaml on ports of its own."""
 
     image: str
-    name: str = field(default_factory=lambda: f"house-prices-test-{uuid.uuid4().hex[:8]}")
+    name: str = field(default_factory=lambda: f"tableloop-test-{uuid.uuid4().hex[:8]}")
 
     def __post_init__(self) -> None:
         plugin = docker("compose", "version", check=False).returncode == 0

@@ -23,8 +23,8 @@ def started() -> Iterator[Container]:
     """The container of the block with `docker run`; at the end the block that removes everything is run too."""
     for kind in ("container", "volume"):
         if exists(kind):
-            pytest.fail(f"there is a {kind} house-prices already, and the README's commands would remove it")
-    container = Container.named("house-prices")
+            pytest.fail(f"there is a {kind} tableloop already, and the README's commands would remove it")
+    container = Container.named("tableloop")
     try:
         shell(block("docker run"))
         container.wait_ready(LONGEST_START)
@@ -66,7 +66,7 @@ def test_mlflow_answers_under_localhost_an_address_and_a_name(started: Container
 
 
 def exists(kind: str) -> bool:
-    return docker(kind, "inspect", "house-prices", check=False).returncode == 0
+    return docker(kind, "inspect", "tableloop", check=False).returncode == 0
 
 
 def block(words: str) -> str:

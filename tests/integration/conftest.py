@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +17,17 @@ from monitoring.health import Services
 from tableloop.settings import as_environment, load_settings
 
 ROOT = Path(__file__).parents[2]
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy the checkout without what was installed or kept in it."""
+    left_out = {".venv", ".runtime", ".git", "state"}
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        at_the_top = left_out.intersection(names) if Path(directory) == ROOT else set()
+        return at_the_top | {name for name in names if name == "__pycache__" or name.endswith("_cache")}
+
+    shutil.copytree(ROOT, target, ignore=ignored)
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> float:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.browser.chromium import browser
 from tests.documents import DOCUMENTS, RUN, Block, assert_prints, blocks
-from tests.integration.conftest import ROOT, Appliance
+from tests.integration.conftest import ROOT, Appliance, copy_checkout
 
 PORTS = {"API_PORT": 8000, "MLFLOW_PORT": 5002, "PROMETHEUS_PORT": 9090, "GRAFANA_PORT": 3000}
 SECONDS = 120
@@ -29,7 +29,7 @@ def reader(
 ) -> Iterator[Appliance]:
     """An appliance that runs in a clone of its own, where a reader may try everything."""
     clone = tmp_path_factory.mktemp("reader") / "clone"
-    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".venv", ".runtime", ".git", "state", ".*_cache"))
+    copy_checkout(clone)
     for name in (".venv", ".runtime"):
         (clone / name).symlink_to(ROOT / name)
     appliance = new_appliance(state_of=first_start[0], root=clone)

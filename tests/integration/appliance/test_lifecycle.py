@@ -17,7 +17,7 @@ import pytest
 from appliance.prepare import prepare_database, revision
 from monitoring.health import ask
 from tableloop.table import FEATURES
-from tests.integration.conftest import ROOT, Appliance, wait_until
+from tests.integration.conftest import ROOT, Appliance, copy_checkout, wait_until
 
 NewAppliance = Callable[..., Appliance]
 READY = re.compile(
@@ -123,7 +123,7 @@ def test_sigterm_in_the_middle_of_the_first_training_ends_everything_in_8_s_with
 
 def test_a_failed_training_ends_non_zero_and_names_the_stage(new_appliance: NewAppliance, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".venv", ".runtime", ".git", "state", ".*_cache"))
+    copy_checkout(checkout)
     for name in (".venv", ".runtime"):
         (checkout / name).symlink_to(ROOT / name)
     data = checkout / "data" / "raw" / "california_housing.csv"

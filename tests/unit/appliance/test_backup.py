@@ -22,7 +22,8 @@ import pytest
 from appliance import prepare
 from appliance.backup import CHECKSUMS, MANIFEST, PRODUCT, in_use, write_backup
 from appliance.restore import ForeignError, restore
-from pipeline.retrain import BUSY, lock
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BUSY, retraining_lock
 
 SCHEMA = min(prepare.known_revisions())
 
@@ -186,6 +187,11 @@ def with_manifest(**values: object) -> Callable[[bytes], bytes]:
     return change
 
 
+def test_a_backup_from_before_the_product_was_called_tableloop_is_restored(tmp_path: Path, archive: bytes) -> None:
+    restore(tmp_path / "empty", io.BytesIO(with_manifest(product="house-price-appliance")(archive)))
+    assert (tmp_path / "empty" / "retrains.jsonl").read_text() == "{}"
+
+
 def flipped(archive: bytes) -> bytes:
     """Return the archive with another byte in one of its files, under a sound gzip."""
     tar = bytearray(gzip.decompress(archive))
@@ -327,7 +333,7 @@ def test_stdout_holds_the_archive_and_nothing_else(state: Path, tmp_path: Path) 
 
 
 def test_a_backup_waits_for_no_retraining_but_says_who_runs(state: Path, tmp_path: Path) -> None:
-    with lock(state):
+    with retraining_lock(Layout(state)):
         result = run_backup(state, str(tmp_path / "x.tar.gz"))
     assert result.returncode == BUSY
     assert result.stderr.startswith(f"no backup now: a retraining (process {os.getpid()} since ")

@@ -20,7 +20,9 @@ def imported_files(name: str, seen: set[str] | None = None) -> set[str]:
     if name in seen:
         return seen
     seen.add(name)
-    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+    tree = ast.parse((ROOT / name).read_text())
+    tree.body = [node for node in tree.body if "TYPE_CHECKING" not in ast.dump(getattr(node, "test", ast.Pass()))]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(("pipeline.", "tableloop.")):
             imported_files(f"{node.module.replace('.', '/')}.py", seen)
     return seen
