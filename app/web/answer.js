@@ -118,9 +118,9 @@ function showTicks(end) {
     .querySelector(".ends")
     .replaceChildren(
       ...ticks.map((number) => {
-        const tick = element("span", { textContent: tick(number) });
-        tick.style.left = `${(100 * number) / end}%`;
-        return tick;
+        const mark = element("span", { textContent: tick(number) });
+        mark.style.left = `${(100 * number) / end}%`;
+        return mark;
       }),
     );
 }
