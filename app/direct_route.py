@@ -1,7 +1,7 @@
 """A shorter path for valid JSON requests.
 
-With it the service answers 1.6 times as many requests a second at one connection and 1.7 times as many at sixteen, with
-a model that costs nothing: what FastAPI does around an endpoint takes longer than the prediction.
+With it the service answers 1.6 times as many requests a second at one connection and 1.7 times as many at sixteen
+(with a model that costs nothing): what FastAPI does around an endpoint takes longer than the prediction.
 """
 
 from __future__ import annotations

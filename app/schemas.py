@@ -19,9 +19,11 @@ TARGET = TABLE.target
 FIRST = TABLE.features[0]  # for examples
 MAX_BATCH_ROWS = 10_000
 ID_EXAMPLE = "01a2075a-3a41-763b-9b8c-d69e5df70ea4"
-_SHARE: dict[str, Any] = {"minimum": 0, "maximum": 1}  # only described: our own answers are not checked again
-_COUNT: dict[str, Any] = {"minimum": 0}
-_TIME: dict[str, Any] = {"format": "date-time"}
+# Limits that are only described: our own answers are not checked again.
+Share = Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": 1})]
+Distance = Annotated[float, Field(json_schema_extra={"minimum": 0})]
+Count = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 def _feature(column: Column) -> Any:
@@ -49,10 +51,7 @@ class Interval(TypedDict):
     high: Annotated[
         float, Field(description=f"Upper end, in {TARGET.unit}", examples=[round(1.2 * TARGET.example, 4)])
     ]
-    coverage: Annotated[
-        float,
-        Field(description="Share of true values inside such intervals", examples=[0.9], json_schema_extra=_SHARE),
-    ]
+    coverage: Annotated[Share, Field(description="Share of true values inside such intervals", examples=[0.9])]
 
 
 _predicted = Annotated[
@@ -106,12 +105,7 @@ else:
                 float, Field(description=f"The value that was sent, in {TARGET.unit}", examples=[TARGET.example])
             ],
             "received_at": Annotated[
-                str,
-                Field(
-                    description="When it was stored, UTC",
-                    examples=["2026-11-23T08:35:00.123+00:00"],
-                    json_schema_extra=_TIME,
-                ),
+                Time, Field(description="When it was stored, UTC", examples=["2026-11-23T08:35:00.123+00:00"])
             ],
             "model_version": _version,
             TABLE.answer: _predicted,
@@ -186,8 +180,8 @@ class LabelOutcome(BaseModel):
 class FeedbackList(BaseModel):
     """The results for a list of labels, in the order of the list."""
 
-    stored: int = Field(description="Number of labels stored", examples=[1], json_schema_extra=_COUNT)
-    refused: int = Field(description="Number of labels refused", examples=[0], json_schema_extra=_COUNT)
+    stored: Count = Field(description="Number of labels stored", examples=[1])
+    refused: Count = Field(description="Number of labels refused", examples=[0])
     outcomes: list[LabelOutcome] = Field(description="One result for each label, in the order of the list")
 
 
@@ -207,10 +201,9 @@ class Health(BaseModel):
     """The process is alive. `services` is the state of the other services as the watchdog last saw it."""
 
     status: Literal["ok"] = Field(description="Always `ok`: a process that is not alive does not answer")
-    checked_at: str | None = Field(
+    checked_at: Time | None = Field(
         description="When the services were last checked, UTC; null without a watchdog",
         examples=["2026-11-23T08:35:00.123+00:00"],
-        json_schema_extra=_TIME,
     )
     services: dict[str, ServiceState] = Field(description="By name; empty without a watchdog")
 
@@ -257,12 +250,10 @@ class AtDistance(BaseModel):
     """Test rows by the distance to the nearest training place: from this distance up to that of the next entry."""
 
     from_km: float = Field(description="Shortest distance, in kilometres", examples=[5.0])
-    rows: int = Field(description="Number of test rows", examples=[100], json_schema_extra=_COUNT)
+    rows: Count = Field(description="Number of test rows", examples=[100])
     rmse: float = Field(description=f"Their RMSE, in {TARGET.unit}", examples=[0.425])
     relative_error: float = Field(description="Their mean absolute error, as a share of the value", examples=[0.215])
-    coverage: float = Field(
-        description="Share of true values inside their intervals", examples=[0.91], json_schema_extra=_SHARE
-    )
+    coverage: Share = Field(description="Share of true values inside their intervals", examples=[0.91])
 
 
 class Limits(BaseModel):
@@ -294,19 +285,15 @@ class ModelCard(BaseModel):
     engine: Literal["compiled", "scikit-learn", "dummy"] = Field(
         description="What computes the predictions: the compiled scorer, or scikit-learn for a version without one"
     )
-    registered_at: str | None = Field(
-        description="When the version was registered, UTC",
-        examples=["2026-11-23T08:32:33+00:00"],
-        json_schema_extra=_TIME,
+    registered_at: Time | None = Field(
+        description="When the version was registered, UTC", examples=["2026-11-23T08:32:33+00:00"]
     )
     scores: dict[str, float] = Field(
         description=f"Errors in {TARGET.unit}, and R²; `custom_`: on the validation rows, `test_`: on the test rows",
         examples=[{"custom_rmse": 0.383654, "test_rmse": 0.367061, "test_r2": 0.897369}],
     )
-    interval_coverage: float = Field(
-        description="Share of true values that its intervals are made to contain",
-        examples=[0.9],
-        json_schema_extra=_SHARE,
+    interval_coverage: Share = Field(
+        description="Share of true values that its intervals are made to contain", examples=[0.9]
     )
     data_md5: str | None = Field(
         description="MD5 of the raw data that the version was trained on, as DVC computes it",
@@ -369,18 +356,10 @@ class ColumnDrift(BaseModel):
     name: str = Field(description="Name of the feature, or `prediction`", examples=[FIRST.name])
     title: str = Field(description="Name for people", examples=[FIRST.title])
     unit: str = Field(description="Unit of the medians and of the histogram", examples=[FIRST.unit])
-    ks: float = Field(description="Kolmogorov-Smirnov distance", examples=[0.21], json_schema_extra=_SHARE)
-    p_value: float = Field(
-        description="Of the Kolmogorov-Smirnov test, with Holm's correction",
-        examples=[0.0001],
-        json_schema_extra=_SHARE,
-    )
-    psi: float = Field(
-        description="Population stability index over deciles", examples=[0.31], json_schema_extra={"minimum": 0}
-    )
-    wasserstein: float = Field(
-        description="Wasserstein distance, in standard deviations", examples=[0.4], json_schema_extra={"minimum": 0}
-    )
+    ks: Share = Field(description="Kolmogorov-Smirnov distance", examples=[0.21])
+    p_value: Share = Field(description="Of the Kolmogorov-Smirnov test, with Holm's correction", examples=[0.0001])
+    psi: Distance = Field(description="Population stability index over deciles", examples=[0.31])
+    wasserstein: Distance = Field(description="Wasserstein distance, in standard deviations", examples=[0.4])
     direction: Literal["up", "down", "wider", "narrower"] = Field(description="How the values moved", examples=["up"])
     median_before: float = Field(description="Median of the training data", examples=[3.535])
     median_now: float = Field(description="Median of recent requests", examples=[4.12])
@@ -391,12 +370,8 @@ class ColumnDrift(BaseModel):
 class JointDrift(BaseModel):
     """How well a classifier tells recent requests from training rows by all features together."""
 
-    auc: float = Field(
-        description="Area under the ROC curve of the classifier; 0.5 is chance",
-        examples=[0.507],
-        json_schema_extra=_SHARE,
-    )
-    p_value: float = Field(description="Of an area that large by chance", examples=[0.23], json_schema_extra=_SHARE)
+    auc: Share = Field(description="Area under the ROC curve of the classifier; 0.5 is chance", examples=[0.507])
+    p_value: Share = Field(description="Of an area that large by chance", examples=[0.23])
     pair: list[str] = Field(
         description="The two features whose rank correlation changed most",
         examples=[list(TABLE.feature_names[:2])],
@@ -411,7 +386,7 @@ class JointDrift(BaseModel):
 class LiveError(BaseModel):
     """Errors of the version that serves, from its newest labels."""
 
-    labels: int = Field(description="Number of labels", examples=[312], json_schema_extra=_COUNT)
+    labels: Count = Field(description="Number of labels", examples=[312])
     test_rmse: float = Field(description=f"RMSE of the version on the test rows, in {TARGET.unit}", examples=[0.367])
     limit: float = Field(description=f"A live RMSE above it counts as worse, in {TARGET.unit}", examples=[0.459])
     worse: bool = Field(
@@ -437,25 +412,21 @@ class LiveError(BaseModel):
 class DriftWindow(BaseModel):
     """The predictions that were compared with the training data."""
 
-    rows: int = Field(description="Number of predictions", examples=[1000], json_schema_extra=_COUNT)
+    rows: Count = Field(description="Number of predictions", examples=[1000])
     last_id: int = Field(description="Number of the newest one in the prediction log", examples=[20113])
-    first_at: str | None = Field(default=None, description="Time of the oldest one, UTC", json_schema_extra=_TIME)
-    last_at: str | None = Field(default=None, description="Time of the newest one, UTC", json_schema_extra=_TIME)
+    first_at: Time | None = Field(default=None, description="Time of the oldest one, UTC")
+    last_at: Time | None = Field(default=None, description="Time of the newest one, UTC")
 
 
 class DriftMonitor(BaseModel):
     """State of the drift monitor."""
 
-    looked_at: str = Field(description="Time of its last check, UTC", json_schema_extra=_TIME)
+    looked_at: Time = Field(description="Time of its last check, UTC")
     says: str = Field(description="What it is doing or waiting for", examples=["nothing to do: no drift"])
-    windows: int = Field(
-        description="Number of windows in a row that called for a retraining", json_schema_extra=_COUNT
-    )
+    windows: Count = Field(description="Number of windows in a row that called for a retraining")
     waits_for: list[str] = Field(description="What is still missing for a retraining")
-    pauses_until: str | None = Field(
-        default=None,
-        description="No retraining starts before this time, UTC; null outside a pause",
-        json_schema_extra=_TIME,
+    pauses_until: Time | None = Field(
+        default=None, description="No retraining starts before this time, UTC; null outside a pause"
     )
     retraining: bool = Field(description="Whether a retraining that it started is running")
     retrain_on_drift: bool = Field(description="The setting `RETRAIN_ON_DRIFT`")
@@ -469,17 +440,13 @@ class DriftReport(BaseModel):
         description="What moved, how far and in which direction; or what is missing",
         examples=[f"{FIRST.name} up (median 3.535 to 4.12, PSI 0.31)"],
     )
-    checked_at: str = Field(
-        description="Time of the check, UTC", examples=["2026-11-23T08:33:00+00:00"], json_schema_extra=_TIME
-    )
+    checked_at: Time = Field(description="Time of the check, UTC", examples=["2026-11-23T08:33:00+00:00"])
     version: str | None = Field(default=None, description="Version that was serving", examples=["1"])
     policy: dict[str, float] | None = Field(
         default=None, description="The section `drift` of params.yaml: windows, thresholds, pauses"
     )
     window: DriftWindow | None = None
-    new_labels: int | None = Field(
-        default=None, description="Number of labels that no training has used yet", json_schema_extra=_COUNT
-    )
+    new_labels: Count | None = Field(default=None, description="Number of labels that no training has used yet")
     live: LiveError | None = None
     columns: list[ColumnDrift] = Field(
         default=[],
