@@ -85,6 +85,9 @@ class Service:
     prefix: tuple[str, ...] = ()
 
     def start(self, ready: bool = True) -> Service:
+        data = self.state_dir.parent / "data"  # the table; a directory without the .env of a developer
+        if not data.exists():
+            data.symlink_to(ROOT / "data")
         self.console = (self.state_dir.parent / f"{self.state_dir.name}.console").open("ab")
         self.process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "app.main"],
