@@ -27,28 +27,29 @@ from app.middleware import RequestMiddleware
 from app.overview import OverviewSource, Rates
 from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
-from app.routes import drift, feedback, page, predictions, system
+from app.routes import drift, feedback, page, predictions, retrainings, system
 from tableloop.settings import Settings, load_settings
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
+
+STORE_SECONDS = 2.0  # that a request waits for somebody else's write
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. Nothing is opened or started before its lifespan begins."""
+    layout = Layout(settings.state_dir)
     keeper = _keeper(settings)
-    request_log = logs.RequestLog(settings.state_dir / "logs")
-    prediction_log = (
-        PredictionLog(settings.state_dir / "predictions.db", settings.log_retention_days)
-        if settings.prediction_log
-        else None
-    )
+    request_log = logs.RequestLog(layout.logs)
+    prediction_log = PredictionLog(layout.database, settings.log_retention_days) if settings.prediction_log else None
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     predictor = Predictor(keeper, prediction_log, metrics)
     rates = Rates(metrics.values)
     feedback_keeper = FeedbackKeeper(prediction_log, registry)
-    drift_file = settings.state_dir / "drift" / "report.json"
-    registry.register(DriftReport(drift_file))
-    registry.register(Retrains(settings.state_dir / "retrains.jsonl"))
-    health_file = settings.state_dir / "run" / "health.json"
+    store = Store(layout.database, timeout=STORE_SECONDS)
+    registry.register(DriftReport(store, layout))
+    registry.register(Retrains(store))
+    health_file = layout.health
     registry.register(ModelInfo(lambda: keeper.current))
     registry.register(ServiceHealth(health_file))
     registry.register(StateDisk(settings.state_dir))
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
             *predictions.router.routes,
             *feedback.router.routes,
             *drift.router.routes,
+            *retrainings.router.routes,
             *system.router.routes,
             *page.router.routes,
         ],
@@ -87,10 +89,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.predictor = predictor
     app.state.feedback = feedback_keeper
-    app.state.drift_file = drift_file
+    app.state.store = store
+    app.state.layout = layout
     app.state.metrics = metrics
     app.state.health_file = health_file
-    app.state.overview = OverviewSource(settings, predictor, feedback_keeper.live_errors, rates)
+    app.state.overview = OverviewSource(settings, store, predictor, feedback_keeper.live_errors, rates)
     app.mount("/web", GZipMiddleware(page.PageFiles()), name="web")
     add_handlers(app)
     app.add_middleware(RequestMiddleware, request_log=request_log, metrics=HttpMetrics(registry))
@@ -105,7 +108,7 @@ def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
     return ChampionKeeper(
         registry,
-        settings.state_dir / "champion",
+        Layout(settings.state_dir).champion,
         settings.model_poll_seconds,
         f"{settings.model_name}@{settings.model_alias}",
     )
@@ -117,7 +120,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _leave)
     settings = load_settings()
     listener = _listen(settings)
-    log_file = settings.state_dir / "logs" / "app.log"
+    log_file = Layout(settings.state_dir).app_log
     try:
         logs.configure(log_file, settings.log_level)
     except OSError as error:

@@ -102,6 +102,7 @@ NO_LOG: Final = problem(
     "the prediction log /data/predictions.db is behind; try again in a moment",
     RETRY,
 )
+NO_HISTORY: Final = problem("The history cannot be read", "database is locked", RETRY)
 IMPOSSIBLE_ROW: Final = invalid(
     "A field is missing, unknown, not a number or impossible, or the body is no JSON; nothing is logged",
     {

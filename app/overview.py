@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from bisect import bisect_right
 from collections import deque
@@ -12,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -24,12 +22,13 @@ from app.drift_metrics import NoReportError, read_report
 from app.metrics import read_health
 from app.predictor import Predictor
 from tableloop.settings import Settings
+from tableloop.state.database import Store, StoreError
+from tableloop.state.layout import Layout
 
 SAMPLE_SECONDS: Final = 10
 MINUTES: Final = 60
 STALE_SECONDS: Final = 20.0  # the watchdog looks every two seconds, and waits three for an answer
 RETRAININGS: Final = 5
-_TAIL_BYTES: Final = 16_384  # of the history: far more than its last lines
 
 State = Literal["up", "down", "starting", "missing", "unknown"]
 _TITLES: Final = {"api": "Prediction service", "mlflow": "MLflow", "prometheus": "Prometheus", "grafana": "Grafana"}
@@ -144,24 +143,25 @@ class OverviewSource:
     """Where the overview comes from."""
 
     settings: Settings
+    store: Store
     predictor: Predictor
     live_errors: Collector
     rates: Rates
 
     def read(self) -> Overview:
         """Return the overview of this moment; some small files are read for it."""
-        state_dir = self.settings.state_dir
+        layout = Layout(self.settings.state_dir)
         now = time.time()
         champion = self.predictor.keeper.current
         version = champion.version if champion else ""
         return Overview(
             now=_iso(now),
-            services=_services(self.settings, read_health(state_dir / "run/health.json"), now),
+            services=_services(self.settings, read_health(layout.health), now),
             model=_model(self.settings.model_name, champion) if champion else None,
             model_state=self.predictor.keeper.state,
             prediction_log="off" if self.predictor.log is None else self.predictor.log.problem or "on",
-            drift=_drift(state_dir / "drift/report.json"),
-            retrainings=_retrainings(state_dir / "retrains.jsonl"),
+            drift=_drift(self.store, layout),
+            retrainings=_retrainings(self.store),
             live=Live(
                 started_at=_iso(self.rates.started),
                 per_minute=self.rates.per_minute(now),
@@ -224,9 +224,9 @@ def _model(name: str, champion: Champion) -> ServingModel:
     )
 
 
-def _drift(file: Path) -> Drift | None:
+def _drift(store: Store, layout: Layout) -> Drift | None:
     try:
-        report = read_report(file)
+        report = read_report(store, layout)
     except NoReportError:
         return None
     monitor = report.get("monitor", {})
@@ -241,23 +241,17 @@ def _drift(file: Path) -> Drift | None:
     )
 
 
-def _retrainings(file: Path) -> list[dict[str, Any]]:
-    """Return the last retrainings, the newest first."""
+def _retrainings(store: Store) -> list[dict[str, Any]]:
+    """Return the last retrainings that have ended, the newest first."""
     try:
-        with file.open("rb") as history:
-            history.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-            lines = history.read().splitlines()
-    except OSError:
+        newest = store.retrainings(RETRAININGS + 1)
+    except StoreError:
         return []
-    found: list[dict[str, Any]] = []
-    for line in reversed(lines):
-        with suppress(ValueError):
-            entry = json.loads(line)
-            if isinstance(entry, dict):
-                found.append(entry)
-        if len(found) == RETRAININGS:
-            break
-    return found
+    return [
+        retraining._asdict() | {"started_at": _iso(retraining.started_at), "ended_at": _iso(retraining.ended_at)}
+        for retraining in newest
+        if retraining.ended_at is not None
+    ][:RETRAININGS]
 
 
 def _samples(collector: Collector, name: str) -> dict[str, float]:

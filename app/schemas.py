@@ -399,6 +399,25 @@ class DriftMonitor(BaseModel):
     retrain_on_drift: bool = Field(description="The setting `RETRAIN_ON_DRIFT`")
 
 
+class Retraining(BaseModel):
+    """One retraining, the first training too; one that runs has no end yet."""
+
+    id: int = Field(description="Its number", examples=[3])
+    started_at: str = Field(description="UTC", json_schema_extra=_TIME)
+    ended_at: str | None = Field(description="UTC; null while it runs", json_schema_extra=_TIME)
+    trigger: str = Field(description="`start`, `user` or `drift`", examples=["drift"])
+    cause: str = Field(description="Why it began", examples=["drift: MedInc up (median 3.535 to 4.12, PSI 0.31)"])
+    by: str = Field(description="Who began it", examples=["the drift monitor"])
+    outcome: Literal["promoted", "rejected", "unchanged", "failed"] | None = Field(
+        description="How it ended; null while it runs"
+    )
+    version: str | None = Field(description="The version that it made or found", examples=["2"])
+    reason: str | None = Field(description="Why it ended so", examples=["test RMSE 0.361 against 0.367 of version 1"])
+    seconds: dict[str, float] = Field(
+        description="Duration of each stage that ran", examples=[{"preprocess": 0.9, "train": 21.4, "register": 7.3}]
+    )
+
+
 class DriftReport(BaseModel):
     """The last look at the newest predictions; what could not be computed is left out, null or empty."""
 

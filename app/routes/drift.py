@@ -46,7 +46,7 @@ router = APIRouter(tags=["drift"], responses=openapi.CRASH)
     response_model=None,
     responses=_RESPONSES,
 )
-async def drift(
+def drift(
     request: Request,
     format: Annotated[  # noqa: A002 - the name in the address
         Format | None, Query(description="Without it, what the Accept header asks for, else JSON")
@@ -56,7 +56,7 @@ async def drift(
 
     It looks at the newest predictions every `DRIFT_INTERVAL_SECONDS`; asking here computes nothing.
     """
-    report = read_report(request.app.state.drift_file)
+    report = read_report(request.app.state.store, request.app.state.layout)
     wanted = format or _accepted(request.headers.get("accept", ""))
     if wanted == "html":
         return HTMLResponse(as_html(report))

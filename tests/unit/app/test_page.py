@@ -17,6 +17,9 @@ from app.overview import Rates
 from app.page_data import DATA, MAP_HEADER, NoPlacesError, read_places
 from app.schemas import HouseFeatures
 from tableloop.settings import Settings
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
+from tableloop.state.locks import retraining_lock
 from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
 from tests.unit.app.conftest import EXAMPLE
 
@@ -212,19 +215,20 @@ def test_the_overview_tells_model_drift_and_retrainings(client: TestClient, sett
     shown = client.get("/overview").json()
     assert shown["model"]["version"] == "dummy"
     assert (shown["drift"], shown["retrainings"], shown["prediction_log"]) == (None, [], "on")
-    (settings.state_dir / "drift").mkdir()
     columns = [{"title": "House age", "drifted": True}, {"title": "Rooms", "drifted": False}]
     report = {
         "status": "drift",
         "summary": "older",
         "columns": columns,
-        "monitor": {"says": "waits", "waits_for": ["200 more labels"], "retraining": True},
+        "monitor": {"says": "waits", "waits_for": ["200 more labels"], "retraining": False},
     }
-    (settings.state_dir / "drift" / "report.json").write_text(json.dumps(report))
-    history = [{"outcome": "promoted", "version": str(number)} for number in range(1, 8)]
-    lines = "".join(f"{json.dumps(entry)}\n" for entry in history)
-    (settings.state_dir / "retrains.jsonl").write_text(lines + "{half a li\n")
-    shown = client.get("/overview").json()
+    store = Store(Layout(settings.state_dir).database)
+    store.add_drift_report(report, {})
+    for number in range(1, 8):
+        store.end_retraining(store.begin_retraining("user", "", "somebody"), "promoted", str(number), "better", {})
+    store.begin_retraining("drift", "drift: older", "the drift monitor")
+    with retraining_lock(Layout(settings.state_dir)):
+        shown = client.get("/overview").json()
     assert shown["drift"] == {
         "status": "drift",
         "summary": "older",
