@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from app.drift_metrics import NoReportError
 from app.labels import RefusedError
 from app.prediction_writer import PredictionLogError
+from tableloop.state.database import StoreError
 
 MAX_PROBLEMS = 100
 MAX_TEXT = 200
@@ -28,6 +29,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(NoModelError, _unavailable)
     app.add_exception_handler(PredictionLogError, _unavailable)
+    app.add_exception_handler(StoreError, _unavailable)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(NoReportError, _missing)
 
