@@ -18,7 +18,7 @@ from loguru import logger
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from app import logs, openapi
-from app.champion import ChampionKeeper, DummyKeeper
+from app.champion import ChampionKeeper, DummyKeeper, Version
 from app.deps import Parts
 from app.drift_metrics import DriftReport, Retrains
 from app.errors import add_handlers
@@ -40,10 +40,10 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application. Nothing is opened or started before its lifespan begins."""
     layout = Layout(settings.state_dir)
     registry = CollectorRegistry()
-    keeper = _keeper(settings)
     request_log = logs.RequestLog(layout.logs)
     log = PredictionLog(layout.database, settings.log_retention_days) if settings.prediction_log else None
     store = Store(layout.database, timeout=STORE_SECONDS)
+    keeper = _keeper(settings, store)
     metrics = PredictionMetrics(registry)
     parts = Parts(
         settings=settings,
@@ -103,17 +103,23 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
+def _keeper(settings: Settings, store: Store) -> ChampionKeeper | DummyKeeper:
     if settings.test_mode:
         return DummyKeeper()
     from app.model_loader import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
 
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
+    layout = Layout(settings.state_dir)
+
+    def record(version: Version, event: str, detail: str) -> None:
+        store.record_serving(settings.model_name, version.version, version.run_id, event, detail)
+
     return ChampionKeeper(
         registry,
-        Layout(settings.state_dir).champion,
+        layout.champion,
         settings.model_poll_seconds,
         f"{settings.model_name}@{settings.model_alias}",
+        record,
     )
 
 
