@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
-from app.drift_metrics import Retrains
 from app.labels import FeedbackKeeper
 from app.predictor import Predictor
 from app.rates import Rates
 from tableloop.settings import Settings
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,11 @@ class Parts:
     """The parts of one application."""
 
     settings: Settings
+    layout: Layout
+    store: Store
     registry: CollectorRegistry
     predictor: Predictor
     feedback: FeedbackKeeper
-    retrainings: Retrains
     rates: Rates
 
 

@@ -1,17 +1,18 @@
-"""What the drift monitor and the retrainings leave in files, as an answer and as metrics."""
+"""What the store holds of drift and retrainings, as an answer and as metrics."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from tableloop.state.database import Store, StoreError
+from tableloop.state.layout import Layout
+from tableloop.state.monitor_report import current_report
 
 NO_REPORT: Final = "no drift check has been made yet; the drift monitor makes the first within a minute"
 OUTCOMES: Final = ("promoted", "rejected", "unchanged", "failed")
@@ -24,22 +25,22 @@ _PER_FEATURE: Final = {
 
 
 class NoReportError(Exception):
-    """The drift monitor has not written anything yet."""
+    """There is no drift report to show."""
 
 
-def read_report(path: Path) -> dict[str, Any]:
+def read_report(store: Store, layout: Layout) -> dict[str, Any]:
     """Return the newest report.
 
     Raises
     ------
     NoReportError
-        There is none.
+        There is none, or it cannot be read.
     """
     try:
-        report = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        report = None
-    if not isinstance(report, dict) or "status" not in report:
+        report = current_report(store, layout)
+    except StoreError as error:
+        raise NoReportError(f"the drift report cannot be read: {error}") from None
+    if report is None:
         raise NoReportError(NO_REPORT)
     return report
 
@@ -47,13 +48,14 @@ def read_report(path: Path) -> dict[str, Any]:
 class DriftReport(Collector):
     """The drift monitor's last report as gauges, per feature and as a whole."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, store: Store, layout: Layout) -> None:
+        self._store = store
+        self._layout = layout
 
     def collect(self) -> Iterable[Metric]:
         """Return the gauges; nothing while there is no report, no feature while there are too few predictions."""
         try:
-            report = read_report(self._path)
+            report = read_report(self._store, self._layout)
         except NoReportError:
             return
         for name, (key, text) in _PER_FEATURE.items():
@@ -98,33 +100,18 @@ class DriftReport(Collector):
 
 
 class Retrains(Collector):
-    """`retrains_total` by outcome, from the history that every retraining adds a line to."""
+    """`retrains_total` by outcome, from the history of retrainings."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def newest(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest retrainings, the newest first."""
-        return self._all()[: -limit - 1 : -1]
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def collect(self) -> Iterable[Metric]:
-        """Return the counter, with 0 for what has not happened."""
-        counts = Counter(dict.fromkeys(OUTCOMES, 0))
-        counts.update(entry["outcome"] for entry in self._all())
+        """Return the counter, with 0 for what has not happened; without samples when the store cannot be read."""
         family = CounterMetricFamily("retrains", "Retrainings that ended, the first training too", labels=["outcome"])
-        for outcome, count in counts.items():
-            family.add_metric([str(outcome)], count)
+        with suppress(StoreError):
+            for outcome, count in (dict.fromkeys(OUTCOMES, 0) | self._store.retraining_counts()).items():
+                family.add_metric([outcome], count)
         yield family
-
-    def _all(self) -> list[dict[str, Any]]:
-        entries = []
-        with suppress(OSError):
-            for line in self._path.read_bytes().splitlines():
-                with suppress(ValueError):
-                    entry = json.loads(line)
-                    if isinstance(entry, dict) and "outcome" in entry:
-                        entries.append(entry)
-        return entries
 
 
 def _seconds(text: object) -> float | None:

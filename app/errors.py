@@ -14,6 +14,7 @@ from app.drift_metrics import NoReportError
 from app.labels import RefusedError
 from app.prediction_writer import PredictionLogError
 from tableloop.model_process import ModelProcessError
+from tableloop.state.database import StoreError
 
 MAX_PROBLEMS = 100
 MAX_TEXT = 200
@@ -29,6 +30,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(NoModelError, _unavailable)
     app.add_exception_handler(PredictionLogError, _unavailable)
+    app.add_exception_handler(StoreError, _unavailable)
     app.add_exception_handler(ModelProcessError, _no_answer)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(NoReportError, _missing)

@@ -54,7 +54,7 @@ async def predict_table(request: Request) -> StreamingResponse:
     given = media_type(request.scope)
     wanted = _accepted(request.headers.get("accept", "*/*"), given)
     kind_in, kind_out = MEDIA_TYPES[given], MEDIA_TYPES[wanted]
-    file = await _spooled(request, parts.settings.state_dir / "spool")
+    file = await _spooled(request, parts.layout.spool)
     try:
         rows = await run_in_threadpool(tables.check_table, file, kind_in, load_table())
         reader = tables.TableReader(file, kind_in, load_table())

@@ -28,39 +28,40 @@ from app.middleware import RequestMiddleware
 from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
 from app.rates import Rates
-from app.routes import drift, feedback, page, predictions, system
+from app.routes import drift, feedback, page, predictions, retrainings, system
 from tableloop.settings import Settings, load_settings
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 
+STORE_SECONDS = 2.0  # a request waits no longer for another process that writes
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. Nothing is opened or started before its lifespan begins."""
-    state_dir = settings.state_dir
+    layout = Layout(settings.state_dir)
     registry = CollectorRegistry()
-    keeper = _keeper(settings)
-    request_log = logs.RequestLog(state_dir / "logs")
-    log = (
-        PredictionLog(state_dir / "predictions.db", settings.log_retention_days) if settings.prediction_log else None
-    )
+    request_log = logs.RequestLog(layout.logs)
+    log = PredictionLog(layout.database, settings.log_retention_days) if settings.prediction_log else None
+    store = Store(layout.database, timeout=STORE_SECONDS)
+    keeper = _keeper(settings, store)
     metrics = PredictionMetrics(registry)
-    retrainings = Retrains(state_dir / "retrains.jsonl")
     parts = Parts(
-        settings,
-        registry,
-        Predictor(keeper, log, metrics),
-        FeedbackKeeper(log, registry),
-        retrainings,
-        Rates(metrics.total),
+        settings=settings,
+        layout=layout,
+        store=store,
+        registry=registry,
+        predictor=Predictor(keeper, log, metrics),
+        feedback=FeedbackKeeper(log, registry),
+        rates=Rates(metrics.total),
     )
     for collector in (
         ProcessCollector(registry=None),
         PlatformCollector(registry=None),
-        DriftReport(state_dir / "drift" / "report.json"),
-        retrainings,
+        DriftReport(store, layout),
+        Retrains(store),
         ModelInfo(lambda: keeper.current),
-        ServiceHealth(state_dir / "run" / "health.json"),
-        StateDisk(state_dir),
+        ServiceHealth(layout.health),
+        StateDisk(settings.state_dir),
     ):
         registry.register(collector)
     GCCollector(registry=registry)
@@ -89,7 +90,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         # include_router() would nest the routers and put them after the pages of the documentation, which costs some
         # 10 % of requests/s.
-        routes=[route for part in (predictions, feedback, drift, system, page) for route in part.router.routes],
+        routes=[
+            route
+            for group in (predictions, feedback, drift, retrainings, system, page)
+            for route in group.router.routes
+        ],
     )
     app.state.parts = parts
     app.mount("/web", GZipMiddleware(page.PageFiles()), name="web")
@@ -98,14 +103,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
+def _keeper(settings: Settings, store: Store) -> ChampionKeeper | DummyKeeper:
     if settings.test_mode:
         return DummyKeeper()
     from app.model_loader import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
 
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
     layout = Layout(settings.state_dir)
-    store = Store(layout.database)
 
     def record(version: Version, event: str, detail: str) -> None:
         store.record_serving(settings.model_name, version.version, version.run_id, event, detail)
@@ -125,7 +129,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _leave)
     settings = load_settings()
     listener = _listen(settings)
-    log_file = settings.state_dir / "logs" / "app.log"
+    log_file = Layout(settings.state_dir).app_log
     try:
         logs.configure(log_file, settings.log_level)
     except OSError as error:

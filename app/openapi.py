@@ -103,6 +103,7 @@ NO_LOG: Final = problem(
     RETRY,
 )
 TOO_GREAT: Final = {"msg": f"Input should be less than or equal to {FIRST.maximum:g}", "input": FIRST.maximum + 1}
+NO_HISTORY: Final = problem("The history cannot be read", "database is locked", RETRY)
 IMPOSSIBLE_ROW: Final = invalid(
     "A field is missing, unknown, not a number or impossible, or the body is not JSON; nothing is logged",
     {

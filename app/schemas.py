@@ -432,6 +432,29 @@ class DriftMonitor(BaseModel):
     retrain_on_drift: bool = Field(description="The setting `RETRAIN_ON_DRIFT`")
 
 
+class Retraining(BaseModel):
+    """One retraining, or the first training. While it runs, its end is null."""
+
+    id: int = Field(description="Its number", examples=[3])
+    started_at: Time = Field(description="When it started, UTC")
+    ended_at: Time | None = Field(description="When it ended, UTC; null while it runs")
+    trigger: str = Field(description="`start`, `user` or `drift`", examples=["drift"])
+    cause: str = Field(
+        description="Why it was started", examples=[f"drift: {FIRST.name} up (median 3.535 to 4.12, PSI 0.31)"]
+    )
+    by: str = Field(description="Who started it", examples=["the drift monitor"])
+    outcome: Literal["promoted", "rejected", "unchanged", "failed"] | None = Field(
+        description="The result; null while it runs"
+    )
+    version: str | None = Field(description="The version that was trained, or found to be the same", examples=["2"])
+    reason: str | None = Field(
+        description="The reason for the result", examples=["test RMSE 0.361 against 0.367 of version 1"]
+    )
+    seconds: dict[str, float] = Field(
+        description="Duration of each stage that ran", examples=[{"preprocess": 0.9, "train": 21.4, "register": 7.3}]
+    )
+
+
 class DriftReport(BaseModel):
     """The last drift check. What could not be computed is left out, null or empty."""
 

@@ -18,7 +18,6 @@ replaced. gzip, because everybody can open it: level 1 makes 28 MB of 92 MB in 1
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import io
@@ -38,17 +37,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from appliance.prepare import BACKUPS, REPLACED, ROOT, RefusedError, revision
+from appliance.prepare import ROOT, RefusedError, revision
 from appliance.status import is_running
 from pipeline.git_commit import source_commit
 from tableloop.settings import Settings, load_settings
-from tableloop.state.layout import Layout
-from tableloop.state.locks import BUSY, BusyError, retraining_lock
+from tableloop.state.database import Store, StoreError
+from tableloop.state.layout import REPLACED, Layout
+from tableloop.state.local_copy import local_copy
+from tableloop.state.locks import BUSY, BusyError, champion_lock, retraining_lock
 
 PRODUCT, FORMER_PRODUCT, FORMAT = "tableloop", "house-price-appliance", 1
 MANIFEST, CHECKSUMS, CONTENT = "manifest.json", "SHA256SUMS", "state"
-LEFT_OUT = {"run", BACKUPS, "workspace/.dvc/tmp", "workspace/.dvc/site"}
-MLFLOW, PREDICTIONS = Path("mlflow/mlflow.db"), Path("predictions.db")
+_NAMES = Layout(Path())  # as they are called in the archive
+LEFT_OUT = {_NAMES.run, _NAMES.backups, _NAMES.workspace / ".dvc/tmp", _NAMES.workspace / ".dvc/site"}
 SQLITE_MAGIC = b"SQLite format 3\0"
 SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
 LOCK_SECONDS = 30.0
@@ -74,26 +75,29 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
     OSError, sqlite3.Error
         Something cannot be read or written; what was written till then is of no use.
     """
+    layout = Layout(state)
     running = in_use(state)
-    (state / "run").mkdir(exist_ok=True)  # which a start empties: nothing stays of a backup that was killed
+    layout.run.mkdir(exist_ok=True)  # which a start empties: nothing stays of a backup that was killed
     with (
-        tempfile.TemporaryDirectory(prefix="backup-", dir=state / "run") as copies,
+        tempfile.TemporaryDirectory(prefix="backup-", dir=layout.run) as copies,
         gzip.GzipFile("", "wb", COMPRESSION, output, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         databases = _copy_databases(state, Path(copies))
-        version = _served_version(state)
-        predictions = _count(databases.get(PREDICTIONS))
+        version = _served_version(layout)
+        copied = databases.get(_NAMES.database)
+        predictions = Store(copied).count_predictions() if copied else 0
         archive = _Archive(tar)
         archive.add_text(MANIFEST, json.dumps(_manifest(state, databases, version, predictions), indent=2) + "\n")
         for name, copy in databases.items():
             archive.add(copy, name, mode=(state / name).stat().st_mode)
-        with _unchanged_champion(state):
-            _add_tree(archive, state, Path("champion"), databases)
+        if layout.champion.exists():
+            with champion_lock(layout.champion, change=False):
+                _add_tree(archive, state, _NAMES.champion, databases)
         for entry in sorted(entries(state)):
-            if entry == "prometheus" and running:
+            if entry == _NAMES.prometheus.name and running:
                 _add_blocks(archive, state)
-            elif entry != "champion":
+            elif entry != _NAMES.champion.name:
                 _add_tree(archive, state, Path(entry), databases)
         archive.add_checksums()
     return Backup(archive.files, version, predictions, whole_prometheus=not running)
@@ -101,7 +105,9 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
 
 def in_use(state: Path) -> bool:
     """Return whether an appliance works with this state, be it as services of their own that hold no common lock."""
-    return is_running(state) or any(_is_open(state / database) for database in (MLFLOW, PREDICTIONS))
+    return is_running(state) or any(
+        _is_open(state / database) for database in (_NAMES.mlflow_database, _NAMES.database)
+    )
 
 
 class _Archive:
@@ -166,7 +172,9 @@ def entries(state: Path) -> set[str]:
     """Return the names in the state that are saved and replaced; with a dot begins what is just being made."""
     passing = (".", REPLACED)
     return {
-        entry.name for entry in state.iterdir() if entry.name not in LEFT_OUT and not entry.name.startswith(passing)
+        entry.name
+        for entry in state.iterdir()
+        if Path(entry.name) not in LEFT_OUT and not entry.name.startswith(passing)
     }
 
 
@@ -183,7 +191,7 @@ def _copy_databases(state: Path, copies: Path) -> dict[Path, Path]:
         if file.suffix == ".db" and not _is_left_out(file.relative_to(state)) and _is_sqlite(file)
     ]
     databases = {}
-    for number, name in enumerate(sorted(found, key=lambda name: (name != MLFLOW, name))):
+    for number, name in enumerate(sorted(found, key=lambda name: (name != _NAMES.mlflow_database, name))):
         copy = copies / f"{number}.db"
         with (
             closing(sqlite3.connect(state / name, timeout=LOCK_SECONDS)) as source,
@@ -214,7 +222,7 @@ def _add_tree(archive: _Archive, state: Path, name: Path, databases: dict[Path, 
 
 def _add_blocks(archive: _Archive, state: Path) -> None:
     """Add Prometheus' finished blocks; one that it deletes meanwhile stays without meta.json and counts as none."""
-    prometheus = Path("prometheus")
+    prometheus = _NAMES.prometheus
     archive.add_directory(state / prometheus, prometheus)
     for meta in sorted((state / prometheus).glob("*/meta.json")):
         files = sorted(file for file in meta.parent.rglob("*") if file.is_file() and file != meta)
@@ -224,7 +232,7 @@ def _add_blocks(archive: _Archive, state: Path) -> None:
 
 
 def _is_left_out(name: Path) -> bool:
-    return name.as_posix() in LEFT_OUT or any(parent.as_posix() in LEFT_OUT for parent in name.parents)
+    return not LEFT_OUT.isdisjoint([name, *name.parents])
 
 
 def _is_sqlite(file: Path) -> bool:
@@ -248,34 +256,11 @@ def _is_open(database: Path) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _unchanged_champion(state: Path) -> Iterator[None]:
-    """Keep the service from replacing its local copy; see `app.champion`."""
-    champion = state / "champion"
-    if not champion.exists():
-        yield
-        return
-    descriptor = os.open(champion, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _served_version(state: Path) -> str | None:
-    try:
-        pointer = json.loads((state / "champion" / "current.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return str(pointer["version"])
-
-
-def _count(predictions: Path | None) -> int:
-    if predictions is None:
-        return 0
-    with closing(sqlite3.connect(predictions)) as connection:
-        return int(connection.execute("SELECT count(*) FROM predictions").fetchone()[0])
+def _served_version(layout: Layout) -> str | None:
+    with contextlib.suppress(ValueError):  # a broken note is saved as it is
+        if copy := local_copy(layout):
+            return copy.version
+    return None
 
 
 def _manifest(state: Path, databases: dict[Path, Path], version: str | None, predictions: int) -> dict[str, Any]:
@@ -284,7 +269,7 @@ def _manifest(state: Path, databases: dict[Path, Path], version: str | None, pre
         "format": FORMAT,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": source_commit(ROOT),
-        "mlflow_schema": revision(databases[MLFLOW]) if MLFLOW in databases else None,
+        "mlflow_schema": revision(databases[_NAMES.mlflow_database]) if _NAMES.mlflow_database in databases else None,
         "model_version": version,
         "predictions": predictions,
         "state_dir": str(state),
@@ -334,20 +319,20 @@ def _target(settings: Settings, argument: str) -> Path:
     """
     state = settings.state_dir
     if not argument:
-        return state / BACKUPS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz"
+        return Layout(state).backups / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz"
     file = Path(argument).expanduser().absolute()
     if file.exists():
         raise RefusedError(f"{file} exists already: remove it or name another FILE")
     if file.resolve().is_relative_to(state.resolve()) and not file.resolve().is_relative_to(
-        state.resolve() / BACKUPS
+        Layout(state.resolve()).backups
     ):
-        raise RefusedError(f"{file} lies in the state itself: name a FILE in {state / BACKUPS} or elsewhere")
+        raise RefusedError(f"{file} lies in the state itself: name a FILE in {Layout(state).backups} or elsewhere")
     return file
 
 
 def _write_file(state: Path, file: Path) -> Backup:
     """Write the backup beside its name, and give it the name when it is whole and on the disk."""
-    if file.parent == state / BACKUPS:
+    if file.parent == Layout(state).backups:
         file.parent.mkdir(exist_ok=True)
     _check_room(state, file.parent)
     partial = file.with_name(f"{file.name}.partial")
@@ -401,7 +386,7 @@ def main() -> int:
     except OSError as error:
         sys.stderr.write(f"no backup was written: {error.filename or argument or state}: {error.strerror or error}\n")
         return 1
-    except (RefusedError, sqlite3.Error) as problem:
+    except (RefusedError, StoreError, sqlite3.Error) as problem:
         sys.stderr.write(f"no backup was written: {problem}\n")
         return 1
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from appliance.prepare import RefusedError
 from appliance.status import is_running, show
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import Settings, load_settings
+from tableloop.state.layout import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_START = 1800.0  # seconds; a training on a small machine may take minutes
@@ -29,10 +30,10 @@ RELAYED = ("appliance", "bootstrap")
 
 def up(settings: Settings) -> int:
     """Start the appliance in the background and wait until it is ready; 0 when it is, or was already."""
-    run = settings.state_dir / "run"
-    console = settings.state_dir / "logs" / "appliance.log"
+    layout = Layout(settings.state_dir)
+    console = layout.console
     if is_running(settings.state_dir):
-        say(read(run / "ready") or "runs already and is not ready: see make status, make logs")
+        say(read(layout.ready) or "runs already and is not ready: see make status, make logs")
         return 0
     try:
         console.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,7 @@ def up(settings: Settings) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return _follow_start(process, console, offset, run)
+    return _follow_start(process, layout, offset)
 
 
 def down(settings: Settings) -> int:
@@ -59,11 +60,11 @@ def down(settings: Settings) -> int:
     if not is_running(settings.state_dir):
         say("does not run")
         return 0
-    run = settings.state_dir / "run"
+    layout = Layout(settings.state_dir)
     # The second one is there when somebody killed the first.
-    for name in ("pid", "supervisord.pid"):
+    for file in (layout.pid, layout.supervisord_pid):
         try:
-            os.kill(int(read(run / name)), signal.SIGTERM)
+            os.kill(int(read(file)), signal.SIGTERM)
             break
         except (ValueError, ProcessLookupError):
             continue
@@ -79,7 +80,7 @@ def down(settings: Settings) -> int:
 
 def logs(settings: Settings) -> int:
     """Follow the console until Ctrl-C."""
-    console = settings.state_dir / "logs" / "appliance.log"
+    console = Layout(settings.state_dir).console
     if not console.exists():
         say("has not written anything yet: make up starts it")
         return 1
@@ -133,14 +134,14 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _follow_start(process: subprocess.Popen[bytes], console: Path, offset: int, run: Path) -> int:
+def _follow_start(process: subprocess.Popen[bytes], layout: Layout, offset: int) -> int:
     deadline = time.monotonic() + LONGEST_START
     ready, last = False, ""
     try:
         while True:
             ended = process.poll() is not None
-            ready = not ended and process.pid == int(read(run / "pid") or 0) and (run / "ready").exists()
-            offset, last = _relay(console, offset, last)
+            ready = not ended and process.pid == int(read(layout.pid) or 0) and layout.ready.exists()
+            offset, last = _relay(layout.console, offset, last)
             if ready:
                 return 0
             if ended:

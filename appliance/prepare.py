@@ -24,6 +24,9 @@ from pathlib import Path
 
 from pipeline.workspace import prepare as prepare_workspace
 from tableloop.settings import Settings, load_settings
+from tableloop.state.database import Store, StoreError
+from tableloop.state.former_files import take_in
+from tableloop.state.layout import Layout
 from tableloop.table import load_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,11 +34,6 @@ TEMPLATE = ROOT / ".runtime" / "mlflow.db"
 LOCK_DESCRIPTOR = 9  # entrypoint.sh opens run/lock there and keeps it open
 LEAST_FREE_BYTES = 1_000_000_000
 LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, macOS 103
-DIRECTORIES = ("mlflow/artifacts", "champion", "prometheus", "grafana/plugins", "logs", "run")
-OWN = ("run", "mlflow", "champion", "workspace", "logs", "predictions.db")  # what another user may have left
-OUTLIVES_A_START = {"lock", "retrain.lock"}
-# Names in the state that belong to backups: where they lie, what is unpacked, unpacked whole, and what it replaced.
-BACKUPS, RESTORING, RESTORED, REPLACED = "backups", ".restoring", ".restored", "replaced-"
 
 
 class RefusedError(Exception):
@@ -57,15 +55,23 @@ def prepare(settings: Settings) -> None:
     check_not_running(state)
     check_ports(settings)
     put_in_place(state)
-    for directory in DIRECTORIES:
-        (state / directory).mkdir(parents=True, exist_ok=True)
-    clear_run_directory(state / "run")
-    (state / "run" / "example.json").write_text(json.dumps(load_table().example) + "\n")  # for the watchdog
+    layout = Layout(state)
+    for directory in (
+        layout.mlflow_artifacts,
+        layout.champion,
+        layout.prometheus,
+        layout.grafana_plugins,
+        layout.logs,
+    ):
+        directory.mkdir(parents=True, exist_ok=True)
+    clear_run_directory(layout)
+    layout.example.write_text(json.dumps(load_table().example) + "\n")  # for the watchdog
     if not os.environ.get("GF_SECURITY_ADMIN_PASSWORD"):
-        make_password(state / "grafana" / "admin-password")
+        make_password(layout.grafana_password)
+    prepare_store(layout, settings.model_name)
     if settings.test_mode:
         return
-    prepare_database(state / "mlflow" / "mlflow.db")
+    prepare_database(layout.mlflow_database)
     prepare_workspace(state, ROOT)
 
 
@@ -76,8 +82,9 @@ def check_writable(state: Path) -> None:
         state.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-        for name in OWN:
-            path = state / name
+        layout = Layout(state)
+        own = (layout.run, layout.mlflow, layout.champion, layout.workspace, layout.logs, layout.database)
+        for path in own:  # what another user may have left
             if path.exists() and not os.access(path, os.W_OK):
                 raise PermissionError(errno.EACCES, f"{path} belongs to uid {path.stat().st_uid}")
     except OSError as error:
@@ -99,7 +106,7 @@ def check_disk(state: Path) -> None:
 
 def check_socket_path(state: Path) -> None:
     """Refuse a path in which the control socket would not fit."""
-    path = state / "run" / "supervisor.sock"
+    path = Layout(state).supervisord_socket
     # supervisord binds a name with its process id behind it first.
     excess = len(os.fsencode(path)) + len(".1234567") - LONGEST_SOCKET_PATH
     if excess > 0:
@@ -108,7 +115,7 @@ def check_socket_path(state: Path) -> None:
 
 def check_not_running(state: Path) -> None:
     """Refuse a state that another appliance uses, and keep others from using it."""
-    lock = state / "run" / "lock"
+    lock = Layout(state).run_lock
     lock.parent.mkdir(exist_ok=True)
     lock.touch()
     own = os.open(lock, os.O_RDWR)
@@ -142,16 +149,35 @@ def check_ports(settings: Settings) -> None:
             )
 
 
-def clear_run_directory(run: Path) -> None:
-    """Remove what a former start left behind."""
-    for entry in run.iterdir():
-        if entry.name in OUTLIVES_A_START:
+def clear_run_directory(layout: Layout) -> None:
+    """Remove what a former start left behind, but the locks."""
+    for entry in layout.run.iterdir():
+        if entry in {layout.run_lock, layout.retraining_lock}:
             continue
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
             entry.unlink()
-    (run / "phases").mkdir()
+    layout.phases.mkdir()
+
+
+def prepare_store(layout: Layout, model: str) -> None:
+    """Bring the store up to date, and take in what was kept in files before there was one.
+
+    Raises
+    ------
+    RefusedError
+        When it cannot be used.
+    """
+    store = Store(layout.database)
+    try:
+        store.prepare()
+        take_in(layout, store, model)
+    except StoreError as error:
+        raise RefusedError(
+            f"the store {store.path} cannot be used: {error}; if it is broken, move it away (mv {store.path} "
+            f"{store.path}.broken) or restore a backup"
+        ) from None
 
 
 def put_in_place(state: Path) -> Path | None:
@@ -164,8 +190,9 @@ def put_in_place(state: Path) -> Path | None:
     Path or None
         Where the former state lies now; None when there was none, or nothing to put in place.
     """
-    shutil.rmtree(state / RESTORING, ignore_errors=True)  # of a restore that was killed before it had unpacked all
-    restored = state / RESTORED
+    layout = Layout(state)
+    shutil.rmtree(layout.restoring, ignore_errors=True)  # of a restore that was killed before it had unpacked all
+    restored = layout.restored
     if not restored.exists():
         return None
     plan = json.loads((restored / "plan.json").read_text())

@@ -36,17 +36,13 @@ from appliance.backup import (
 )
 from appliance.binaries import UNPACKING
 from appliance.prepare import (
-    BACKUPS,
-    REPLACED,
-    RESTORED,
-    RESTORING,
     RefusedError,
     check_writable,
     known_revisions,
     put_in_place,
 )
 from tableloop.settings import load_settings
-from tableloop.state.layout import Layout
+from tableloop.state.layout import REPLACED, Layout
 from tableloop.state.locks import BusyError, retraining_lock
 
 LONGEST_TEXT = 100_000_000  # bytes of the manifest or the checksums; larger is something else
@@ -73,15 +69,16 @@ def restore(state: Path, source: IO[bytes]) -> tuple[dict[str, Any], Path | None
     OSError
         It cannot be read or written, such as on a full disk. In all cases the state is as it was.
     """
+    layout = Layout(state)
     put_in_place(state)  # what a restore before this one has left undone
-    new = state / RESTORING
+    new = layout.restoring
     (new / CONTENT).mkdir(parents=True)
     try:
         manifest = _unpack(source, new)
         plan = {"aside": f"{REPLACED}{datetime.now(UTC):%Y%m%dT%H%M%SZ}", "former": _movable(state)}
         (new / "plan.json").write_text(json.dumps(plan))
         os.sync()
-        new.rename(state / RESTORED)
+        new.rename(layout.restored)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
@@ -122,7 +119,7 @@ def _read_members(tar: tarfile.TarFile, directory: Path) -> tuple[dict[str, Any]
             name = Path(member.name)
             kinds = member.isreg() or member.isdir()
             inside = len(name.parts) >= 2 and name.parts[0] == CONTENT and ".." not in name.parts
-            if not kinds or not inside or name.parts[1] in LEFT_OUT:
+            if not kinds or not inside or Path(name.parts[1]) in LEFT_OUT:
                 raise ForeignError(f"it holds {member.name!r}, which no backup does")
             tar.extract(member, directory, **UNPACKING)
     if manifest is None:
@@ -180,8 +177,9 @@ def _hold(state: Path) -> IO[bytes]:
         Something runs there.
     """
     refusal = RefusedError(f"an appliance works with {state}: stop it first (make down, or docker stop)")
-    (state / "run").mkdir(parents=True, exist_ok=True)
-    file = (state / "run" / "lock").open("ab")
+    lock = Layout(state).run_lock
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = lock.open("ab")
     try:
         if in_use(state):
             raise refusal
@@ -197,7 +195,7 @@ def _source(state: Path, argument: str) -> IO[bytes]:
         return sys.stdin.buffer
     if argument:
         return Path(argument).expanduser().absolute().open("rb")
-    found = sorted(file.as_posix() for file in (state / BACKUPS).glob("*.tar.gz"))
+    found = sorted(file.as_posix() for file in Layout(state).backups.glob("*.tar.gz"))
     raise RefusedError(f"which one? make restore FILE=..., with one of {', '.join(found) or 'your own'}")
 
 

@@ -6,7 +6,6 @@ Exit codes: 0 healthy, 1 a service is down or still starting, 3 it does not run.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
@@ -21,17 +20,20 @@ from typing import Any
 from xmlrpc.client import Error as XmlRpcError
 from xmlrpc.client import ServerProxy
 
-from monitoring.drift_monitor import json_object
 from monitoring.health import LONGEST_LOOK, TIMEOUT, Check, Services, UnwellError, ask, check_all, check_drift_monitor
 from monitoring.process_usage import usage
 from tableloop.settings import Settings, as_environment
+from tableloop.state.database import Store, StoreError
+from tableloop.state.layout import Layout
+from tableloop.state.local_copy import local_copy
+from tableloop.state.locks import is_held, retraining_lock_holder
+from tableloop.state.monitor_report import current_report
 
 HEALTHY, DEGRADED, STOPPED = 0, 1, 3
 HEADER = ("service", "state", "pid", "uptime", "memory", "address")
 RIGHT_ALIGNED = ("pid", "uptime", "memory")
 WITHOUT_ADDRESS = ("drift-monitor", "watchdog")
 TRIGGERS = {"start": "the first start", "user": "make retrain", "drift": "the drift monitor"}
-HISTORY_TAIL = 65_536  # bytes; the last retraining is in them
 
 Cells = Sequence[str]
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -49,24 +51,24 @@ class Program:
 
 def show(settings: Settings) -> int:
     """Write the state of the appliance to stdout and return the exit code."""
-    state = settings.state_dir
+    layout = Layout(settings.state_dir)
     now = time.time()
-    if not is_running(state):
+    if not is_running(layout.root):
         # Compose's file sets API_HOST: there each service is a container, and none holds the state's lock.
         apart = "the services run apart: docker compose ps shows them"
         lines = [apart if os.environ.get("API_HOST") else "stopped: make up starts it", ""]
-        sys.stdout.write("\n".join([*lines, *_facts(state, None, now)]) + "\n")
+        sys.stdout.write("\n".join([*lines, *_facts(settings, None, now)]) + "\n")
         return STOPPED
     services = Services.from_environment(as_environment(settings))
     checks = check_all(services)
-    programs = _programs(state / "run")
+    programs = _programs(layout)
     monitor, interval = programs.get("drift-monitor"), settings.drift_interval_seconds
     if monitor and monitor.uptime > interval + LONGEST_LOOK:  # a younger one may be at its first look
-        checks["drift-monitor"] = check_drift_monitor(state / "drift" / "report.json", interval)
-    has_been_ready = (state / "run" / "was_ready").exists()
+        checks["drift-monitor"] = check_drift_monitor(layout.heartbeat, interval)
+    has_been_ready = layout.was_ready.exists()
     rows, ill = _rows(services, checks, programs, now, starting=not has_been_ready)
     verdict = ("degraded" if has_been_ready else "starting") + f": {', '.join(ill)}" if ill else "healthy"
-    lines = [verdict, "", *_table(rows), "", *_facts(state, services, now)]
+    lines = [verdict, "", *_table(rows), "", *_facts(settings, services, now)]
     lines += [f"{name}: {check.detail}" for name, check in checks.items() if not check.up]
     lines += [f"without {name}: {remedy}" for name, remedy in services.missing().items()]
     sys.stdout.write("\n".join(lines) + "\n")
@@ -75,7 +77,7 @@ def show(settings: Settings) -> int:
 
 def is_running(state: Path) -> bool:
     """Return whether an appliance holds the lock of this state."""
-    return _is_held(state / "run" / "lock")
+    return is_held(Layout(state).run_lock)
 
 
 def _rows(
@@ -117,12 +119,14 @@ def _table(rows: Sequence[Cells]) -> list[str]:
     ]
 
 
-def _programs(run: Path) -> dict[str, Program]:
+def _programs(layout: Layout) -> dict[str, Program]:
     """Return what supervisord knows of its processes, by name; nothing when it does not answer."""
     # Imported here: a stopped appliance needs none of it.
     from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415
 
-    supervisord = ServerProxy("http://localhost", SupervisorTransport(None, None, f"unix://{run}/supervisor.sock"))
+    supervisord = ServerProxy(
+        "http://localhost", SupervisorTransport(None, None, f"unix://{layout.supervisord_socket}")
+    )
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)  # its connection takes no other
     try:
@@ -144,19 +148,25 @@ def _programs(run: Path) -> dict[str, Program]:
     }
 
 
-def _facts(state: Path, services: Services | None, now: float) -> list[str]:
+def _facts(settings: Settings, services: Services | None, now: float) -> list[str]:
     """Return the lines about the model, drift, retrainings and the disk."""
-    facts = {"model": _model(state, services, now), "drift": _drift(state, now), "trained": _retrained(state, now)}
-    if held := _held_by(state / "run" / "retrain.lock"):
+    layout = Layout(settings.state_dir)
+    store = Store(layout.database)
+    facts = {"model": _model(layout, services, now)}
+    try:
+        facts |= {"drift": _drift(store, layout, now), "trained": _retrained(store, now)}
+    except StoreError as error:
+        facts["store"] = f"{store.path} cannot be read: {error}"
+    if held := retraining_lock_holder(layout):
         facts["now"] = held
     try:
-        facts["state"] = f"{state}, {shutil.disk_usage(state).free / 1e9:.1f} GB free on its disk"
+        facts["state"] = f"{layout.root}, {shutil.disk_usage(layout.root).free / 1e9:.1f} GB free on its disk"
     except OSError:
-        facts["state"] = f"{state}, which is not there yet"
+        facts["state"] = f"{layout.root}, which is not there yet"
     return [f"{name:<9}{text}" for name, text in facts.items()]
 
 
-def _model(state: Path, services: Services | None, now: float) -> str:
+def _model(layout: Layout, services: Services | None, now: float) -> str:
     """Return the version that serves; of a service that does not answer, the one that it would start with."""
     try:
         card = ask(services.api, "/model") if services else {}
@@ -166,74 +176,41 @@ def _model(state: Path, services: Services | None, now: float) -> str:
             parts.append(
                 f"test RMSE {scores['test_rmse']:.3f}, MAE {scores['test_mae']:.3f}, R² {scores['test_r2']:.3f}"
             )
-        parts += [_registered(card, now), f"from the {card['source']}, {card['engine']}"]
+        parts += [_registered(card.get("registered_at"), now), f"from the {card['source']}, {card['engine']}"]
     except (UnwellError, KeyError, TypeError, ValueError):
-        pointer = _json(state / "champion" / "current.json")
-        if "version" not in pointer:
+        try:
+            copy = local_copy(layout)
+        except ValueError as error:
+            return str(error)
+        if copy is None:
             return "none yet"
-        parts = [f"version {pointer['version']}", _registered(pointer, now), "kept as the service's local copy"]
+        parts = [f"version {copy.version}", _registered(copy.registered_at, now), "kept as the service's local copy"]
     return "; ".join(part for part in parts if part)
 
 
-def _registered(model: Mapping[str, Any], now: float) -> str:
-    return f"registered {_ago(model['registered_at'], now)}" if model.get("registered_at") else ""
+def _registered(at: str | None, now: float) -> str:
+    return f"registered {_ago(at, now)}" if at else ""
 
 
-def _drift(state: Path, now: float) -> str:
-    report = _json(state / "drift" / "report.json")
-    if "status" not in report:
+def _drift(store: Store, layout: Layout, now: float) -> str:
+    report = current_report(store, layout)
+    if report is None:
         return "no check yet"
-    monitor = report.get("monitor", {})
-    text = f"{report['status']}: {report.get('summary', '')}; last look {_ago(monitor.get('looked_at'), now)}"
-    if (waits := monitor.get("waits_for")) and not monitor.get("retraining"):
+    monitor = report["monitor"]
+    text = f"{report['status']}: {report['summary']}; last look {_ago(monitor.get('looked_at'), now)}"
+    if (waits := monitor.get("waits_for")) and not monitor["retraining"]:
         text += f"\n{'':<9}before it retrains it waits for {', '.join(waits)}"
     return text
 
 
-def _retrained(state: Path, now: float) -> str:
-    """Return how the last line of the history ended."""
-    last = _last_line(state / "retrains.jsonl")
-    if "outcome" not in last:
+def _retrained(store: Store, now: float) -> str:
+    """Return how the last retraining that has ended did so."""
+    last = next((item for item in store.retrainings(2) if item.ended_at is not None), None)
+    if last is None or last.ended_at is None:
         return "never"
-    version = f" version {last['version']}" if last.get("version") else ""
-    begun = TRIGGERS.get(str(last.get("trigger")), str(last.get("trigger")))
-    return f"{_ago(last.get('ended_at'), now)} by {begun}: {last['outcome']}{version}; {last.get('reason', '')}"
-
-
-def _held_by(lock: Path) -> str:
-    """Return who holds the lock of retrainings; an empty string when nobody does."""
-    if not _is_held(lock):
-        return ""
-    return lock.read_text().strip() or "a retraining, just begun"
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with lock.open("rb") as file:
-            # Shared, and given back at once: two that only look are not in each other's way.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _last_line(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as history:
-            history.seek(max(0, history.seek(0, 2) - HISTORY_TAIL))
-            lines = history.read().splitlines()
-    except OSError:
-        return {}
-    return json_object(lines[-1]) if lines else {}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json_object(file.read_bytes())
-    except OSError:
-        return {}
+    version = f" version {last.version}" if last.version else ""
+    begun = TRIGGERS.get(last.trigger, last.trigger)
+    return f"{_duration(now - last.ended_at)} ago by {begun}: {last.outcome}{version}; {last.reason}"
 
 
 def _ago(at: object, now: float) -> str:

@@ -1,8 +1,12 @@
 """One look at the newest predictions: ``python -m monitoring.drift_check [--json]``.
 
 Exit codes: 0 no drift, 1 drift, 2 nothing can be said (too few predictions, no version, a file that cannot be read).
-It reads the prediction log by its primary key, so its time does not depend on the length of the log. The drift
-monitor runs it as a process of its own: what scikit-learn takes in memory goes when it ends.
+It reads the store by its primary keys, so its time does not depend on how many predictions there are.
+
+The drift monitor runs it with ``--retraining``, as a process of its own: what scikit-learn and SQLAlchemy take in
+memory goes when it ends. Then it also decides what follows, keeps that in the store, and tells the monitor as JSON:
+"says" in words, "start" (why a retraining is to be started, or null), "again_at" (unix seconds, when a check is due
+though nothing is new, or null) and "ended" (how the monitor's retraining ended, if it did).
 """
 
 from __future__ import annotations
@@ -10,12 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sqlite3
 import sys
+import time
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +27,98 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import yaml
 
+from monitoring.drift_decision import Memory, after_retraining, decide, iso
 from tableloop.drift.report import as_text
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error
-from tableloop.settings import load_settings
-from tableloop.table import FEATURE_NAMES, load_table
+from tableloop.settings import Settings, load_settings
+from tableloop.state.database import Predicted, Store, StoreError
+from tableloop.state.layout import Layout
+from tableloop.state.local_copy import local_copy
+from tableloop.state.locks import BUSY
+from tableloop.table import load_table
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 EXIT_CODES = {"no drift": 0, "drift": 1}
 UNKNOWN = 2
 NEWEST_LABELS = 500  # of the serving version, among so many times ten of all versions
 LOCK_TIMEOUT_SECONDS = 5.0
+NEWEST_RETRAININGS = 100  # among which the last one is that is no first training
 
 
 class NothingToSayError(Exception):
     """There is nothing to compare, or nothing to compare it with; the message says what is missing."""
 
 
-def check(state_dir: Path, policy: Policy) -> dict[str, Any]:
-    """Return the report on the newest predictions under ``state_dir``, whatever its files hold."""
+def check(layout: Layout, policy: Policy) -> dict[str, Any]:
+    """Return the report on the newest predictions, whatever the store and the files hold."""
     report: dict[str, Any] = {
-        "checked_at": _iso(datetime.now(UTC).timestamp()),
+        "checked_at": iso(time.time()),
         "version": None,
         "policy": asdict(policy),
         "window": {"rows": 0, "last_id": 0},
         "new_labels": 0,
         "live": None,
     }
-    database = state_dir / "predictions.db"
+    store = Store(layout.database, timeout=LOCK_TIMEOUT_SECONDS)
     try:
-        with closing(_open(database)) as connection:
-            window = _newest(connection, policy.window)
-            report["window"] = _describe(window)
-            report["new_labels"] = _new_labels(connection)
-            version, reference = _reference(state_dir / "champion")
-            report["version"] = version
-            errors, inside = _newest_errors(connection, version)
-            report["live"] = live_error(errors, reference.test_rmse, policy) | {"inside_interval": inside}
-    except (NothingToSayError, sqlite3.Error) as problem:
-        summary = str(problem) if isinstance(problem, NothingToSayError) else f"{database}: {problem}"
+        window = _window(store, policy.window)
+        report["window"] = _describe(window)
+        report["new_labels"] = store.count_unused_labels()
+        version, reference = _reference(layout)
+        report["version"] = version
+        errors, inside = _newest_errors(store, version)
+        report["live"] = live_error(errors, reference.test_rmse, policy) | {"inside_interval": inside}
+    except (NothingToSayError, StoreError) as problem:
+        summary = str(problem) if isinstance(problem, NothingToSayError) else f"{layout.database}: {problem}"
         return report | {"status": "not enough data", "summary": summary, "columns": [], "joint": None}
-    rows = np.array([row[3:-1] for row in window], dtype=np.float64).reshape(len(window), len(FEATURE_NAMES))
-    predictions: Matrix = np.array([row[-1] for row in window if row[2] == version], dtype=np.float64)
+    rows = np.array([made.features for made in window], dtype=np.float64)
+    predictions: Matrix = np.array([made.prediction for made in window if made.model_version == version])
     return report | compare(reference, rows, predictions, policy, load_table())
+
+
+def look(settings: Settings, retraining: str) -> dict[str, Any]:
+    """Check, decide, keep both in the store, and return what the monitor has to do.
+
+    ``retraining`` is "running" while one of the monitor's does, the exit code of one that has ended since the last
+    check, or "none".
+
+    Raises
+    ------
+    StoreError
+    """
+    layout = Layout(settings.state_dir)
+    store = Store(layout.database, timeout=LOCK_TIMEOUT_SECONDS)
+    now = time.time()
+    code = int(retraining) if retraining not in {"running", "none"} else None
+    memory = Memory.of(store.monitor_memory())
+    if retraining != "running":
+        memory = after_retraining(memory, code, now)
+    report = check(layout, load_policy())
+    history = store.retrainings(NEWEST_RETRAININGS)
+    last = next((item.ended_at for item in history if item.trigger != "start" and item.ended_at), None)
+    decision = decide(memory, report, now=now, last_retraining=last, on=settings.retrain_on_drift)
+    memory = decision.memory
+    if decision.start is not None:
+        # In the store first: whoever is started after a kill knows that there was one.
+        memory = replace(memory, retraining_since=now, retraining_reason=decision.start)
+    monitor = {
+        "looked_at": iso(now),
+        "says": decision.says,
+        "windows": memory.windows,
+        "waits_for": decision.waits_for,
+        "pauses_until": None if decision.pauses_until is None else iso(decision.pauses_until),
+        "retraining": decision.start is not None,
+        "retrain_on_drift": settings.retrain_on_drift,
+    }
+    store.add_drift_report(report | {"monitor": monitor}, asdict(memory))
+    ended = ""
+    if code == BUSY:
+        ended = "another retraining runs: tries again later"
+    elif code is not None:
+        ended = (
+            f"the retraining has ended: {history[0].outcome}, {history[0].reason}" if history else f"exit code {code}"
+        )
+    return {"says": decision.says, "start": decision.start, "again_at": decision.pauses_until, "ended": ended}
 
 
 def load_policy() -> Policy:
@@ -74,73 +126,55 @@ def load_policy() -> Policy:
     return Policy(**yaml.safe_load(PARAMS.read_text())["drift"])
 
 
-def _open(database: Path) -> sqlite3.Connection:
-    if not database.exists():
-        raise NothingToSayError("nothing was predicted yet")
-    return sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=LOCK_TIMEOUT_SECONDS)
+def _window(store: Store, rows: int) -> list[Predicted]:
+    if window := store.newest_predictions(rows):
+        return window
+    raise NothingToSayError("nothing was predicted yet")
 
 
-def _newest(connection: sqlite3.Connection, limit: int) -> list[tuple[Any, ...]]:
-    """Return id, time, version, features and prediction of the newest rows, the newest first."""
-    query = (
-        f"SELECT id, requested_at, model_version, {', '.join(FEATURE_NAMES)}, prediction"  # noqa: S608 - constants
-        " FROM predictions ORDER BY id DESC LIMIT ?"
-    )
-    return connection.execute(query, (limit,)).fetchall()
-
-
-def _describe(window: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    if not window:
-        return {"rows": 0, "last_id": 0}
+def _describe(window: Sequence[Predicted]) -> dict[str, Any]:
     newest, oldest = window[0], window[-1]
-    return {"rows": len(window), "last_id": newest[0], "first_at": _iso(oldest[1]), "last_at": _iso(newest[1])}
+    times = {"first_at": iso(oldest.requested_at), "last_at": iso(newest.requested_at)}
+    return {"rows": len(window), "last_id": newest.id} | times
 
 
-def _new_labels(connection: sqlite3.Connection) -> int:
-    (count,) = connection.execute("SELECT count(*) FROM feedback WHERE batch IS NULL").fetchone()
-    return int(count)
-
-
-def _newest_errors(connection: sqlite3.Connection, version: str) -> tuple[Matrix, float | None]:
+def _newest_errors(store: Store, version: str) -> tuple[Matrix, float | None]:
     """Return the errors of the version's newest labelled predictions, and the share inside their intervals."""
-    query = """
-        SELECT prediction - actual_value, low <= actual_value AND actual_value <= high
-        FROM (SELECT prediction_id, actual_value, id AS label_id FROM feedback ORDER BY id DESC LIMIT ?)
-        JOIN predictions USING (prediction_id) WHERE model_version = ? ORDER BY label_id DESC LIMIT ?"""
-    rows = connection.execute(query, (10 * NEWEST_LABELS, version, NEWEST_LABELS)).fetchall()
-    if not rows:
+    newest = store.newest_labelled(NEWEST_LABELS, version, among=10 * NEWEST_LABELS)
+    if not newest:
         return np.empty(0), None
-    errors, inside = np.array(rows, dtype=np.float64).T
-    return errors, float(inside.mean())
+    inside = sum(made.low <= made.actual_value <= made.high for made in newest)
+    return np.array([made.prediction - made.actual_value for made in newest]), inside / len(newest)
 
 
-def _reference(champion: Path) -> tuple[str, Reference]:
+def _reference(layout: Layout) -> tuple[str, Reference]:
     """Return the version that serves and its reference, from the service's copy of it."""
     try:
-        pointer = json.loads((champion / "current.json").read_text())
-        version, directory = str(pointer["version"]), champion / pointer["directory"]
-    except FileNotFoundError:
-        raise NothingToSayError("no version of the model serves yet") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NothingToSayError(f"{champion / 'current.json'} cannot be read: {error}") from None
+        copy = local_copy(layout)
+    except ValueError as error:
+        raise NothingToSayError(str(error)) from None
+    if copy is None:
+        raise NothingToSayError("no version of the model serves yet")
+    version = copy.version
     try:
-        return version, Reference.load(directory / REFERENCE_FILE, FEATURE_NAMES)
+        return version, Reference.load(copy.directory / REFERENCE_FILE, load_table().feature_names)
     except FileNotFoundError:
         raise NothingToSayError(f"version {version} has no {REFERENCE_FILE}: retrain to get one") from None
     except (OSError, ValueError) as error:
         raise NothingToSayError(f"the drift reference of version {version} cannot be read: {error}") from None
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
 def main() -> int:
     """Print a report and return the exit code."""
     parser = argparse.ArgumentParser(description="Compare the newest predictions with what the model was made from.")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument("--retraining", metavar="CODE", help="for the drift monitor, see above")
     arguments = parser.parse_args()
-    report = check(load_settings().state_dir, load_policy())
+    settings = load_settings()
+    if arguments.retraining:
+        sys.stdout.write(json.dumps(look(settings, arguments.retraining)) + "\n")
+        return 0
+    report = check(Layout(settings.state_dir), load_policy())
     sys.stdout.write(json.dumps(report, allow_nan=False) + "\n" if arguments.json else as_text(report))
     return EXIT_CODES.get(report["status"], UNKNOWN)
 

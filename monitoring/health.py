@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from tableloop.state.layout import Layout
+
 TIMEOUT = 3.0  # seconds for one question; a stopped process accepts connections and never answers
 LONGEST_LOOK = 90.0  # seconds that the drift monitor may take for one of its rounds
 
@@ -97,12 +99,12 @@ def check_all(services: Services, names: Sequence[str] = ()) -> dict[str, Check]
         return {name: answer.result() for name, answer in answers.items()}
 
 
-def check_drift_monitor(report: Path, interval: float) -> Check:
-    """Return whether the drift monitor, which has no address, has written its report when it was due."""
+def check_drift_monitor(heartbeat: Path, interval: float) -> Check:
+    """Return whether the drift monitor, which has no address, has left its heartbeat when it was due."""
     try:
-        age = time.time() - report.stat().st_mtime
+        age = time.time() - heartbeat.stat().st_mtime
     except OSError as error:
-        return Check(up=False, detail=f"no report yet ({error.strerror})")
+        return Check(up=False, detail=f"no heartbeat yet ({error.strerror})")
     return Check(up=age <= interval + LONGEST_LOOK, detail=f"its last look was {age:.0f} s ago")
 
 
@@ -207,8 +209,8 @@ def main() -> None:
     settings = load_settings()
     names = sys.argv[1:]
     if names == ["drift-monitor"]:
-        report = settings.state_dir / "drift" / "report.json"
-        checks = {"drift-monitor": check_drift_monitor(report, settings.drift_interval_seconds)}
+        heartbeat = Layout(settings.state_dir).heartbeat
+        checks = {"drift-monitor": check_drift_monitor(heartbeat, settings.drift_interval_seconds)}
     else:
         checks = check_all(Services.from_environment(as_environment(settings)), names)
     ill = {name: check.detail for name, check in checks.items() if not check.up}

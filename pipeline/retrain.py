@@ -27,13 +27,12 @@ from pipeline.stage_runner import FORCED, REPORTS, RESULTS, StageResult, read_re
 from pipeline.workspace import prepare
 from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
 from tableloop.settings import RegistrySettings
-from tableloop.state.database import Store, StoreError
+from tableloop.state.database import BEGAN_BY, Store, StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock
 
 FAILED = 1
 STOP_SECONDS = 4  # from being told to stop to killing what has not ended; supervisord and Docker wait 10
-BEGAN_BY = {"start": "the first start", "drift": "the drift monitor"}
 
 
 class StoppedError(Exception):

@@ -47,7 +47,7 @@ router = APIRouter(tags=["drift"], responses=openapi.CRASH)
     response_model=None,
     responses=_RESPONSES,
 )
-async def drift(
+def drift(
     request: Request,
     parts: AppParts,
     format: Annotated[  # noqa: A002 - the name in the address
@@ -58,7 +58,7 @@ async def drift(
 
     The monitor checks recent requests every `DRIFT_INTERVAL_SECONDS`. This call only reads its report.
     """
-    report = read_report(parts.settings.state_dir / "drift" / "report.json")
+    report = read_report(parts.store, parts.layout)
     wanted = format or _accepted(request.headers.get("accept", ""))
     if wanted == "html":
         return HTMLResponse(as_html(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from html import escape
@@ -13,12 +14,15 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 
-from app.deps import AppParts, ThePredictor
+from app.deps import AppParts, Parts, ThePredictor
 from app.drift_metrics import NoReportError, read_report
 from app.page_data import NoPlacesError, PageTable, Place, Places, page_table, read_places
 from app.routes import system
-from app.schemas import TABLE, Features
+from app.routes.retrainings import retrainings
+from app.schemas import TABLE, Features, Retraining
+from tableloop.state.database import StoreError
 
 WEB: Final = Path(__file__).parent.parent / "web"
 RETRAININGS: Final = 5
@@ -90,21 +94,13 @@ async def overview(parts: AppParts, predictor: ThePredictor, response: Response)
     champion = predictor.keeper.current
     ready = await system.ready(predictor, response)
     response.status_code = 200
-    try:
-        report = read_report(parts.settings.state_dir / "drift" / "report.json")
-    except NoReportError:
-        report = None
-    drift = report and {name: report.get(name) for name in ("status", "summary", "checked_at", "monitor")} | {
-        "columns": [column["title"] for column in report.get("columns", []) if column.get("drifted")]
-    }
     rmse, labels = parts.feedback.live_errors.rmse(champion.version) if champion else (None, 0)
     return {
         "now": _iso(now),
         "health": await system.health(parts),
         "ready": ready,
         "model": champion and await system.model(parts),
-        "drift": drift,
-        "retrainings": parts.retrainings.newest(RETRAININGS),
+        **await run_in_threadpool(_of_the_store, parts),
         "live": {
             "started_at": _iso(parts.rates.started),
             "per_minute": parts.rates.per_minute(now),
@@ -150,6 +146,19 @@ def comparable(places: AllPlaces, features: Features) -> list[Place]:
 def example(places: AllPlaces) -> Response:
     """Return a file to try `/predict/batch` with."""
     return Response(places.example_file(), media_type="text/csv")
+
+
+def _of_the_store(parts: Parts) -> dict[str, Any]:
+    drift = None
+    with suppress(NoReportError):
+        report = read_report(parts.store, parts.layout)
+        drift = {name: report.get(name) for name in ("status", "summary", "checked_at", "monitor")} | {
+            "columns": [column["title"] for column in report.get("columns", []) if column.get("drifted")]
+        }
+    history: list[Retraining] = []
+    with suppress(StoreError):
+        history = [entry for entry in retrainings(parts, RETRAININGS + 1) if entry.outcome][:RETRAININGS]
+    return {"drift": drift, "retrainings": history}
 
 
 def _iso(seconds: float) -> str:

@@ -21,7 +21,7 @@ router = APIRouter(tags=["system"], responses=openapi.CRASH)
 )
 async def health(parts: AppParts) -> Health:
     """Answer, with the state of the other services as the watchdog last saw it."""
-    report = read_health(parts.settings.state_dir / "run" / "health.json")
+    report = read_health(parts.layout.health)
     return Health(status="ok", checked_at=report.get("checked_at"), services=report.get("services", {}))
 
 

@@ -24,6 +24,7 @@ from tableloop.table import load_table
 VERSION: Final = 1  # of the schema; the one without a number is that of the prediction log before there was a store
 KEPT_REPORTS: Final = 10
 KILLED: Final = "it was killed before it could say how it ended"
+BEGAN_BY: Final = {"start": "the first start", "drift": "the drift monitor"}  # by trigger; a user has a name
 PROMOTED, ROLLED_BACK, SERVES, REFUSED = "promoted", "rolled back", "serves", "refused"
 
 _FIXED: Final = {"id", *columns(())}  # columns of predictions in every table
@@ -52,7 +53,7 @@ _memory = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),  # 1: there is one row
     sa.Column("memory", sa.JSON, nullable=False),
 )
-_retrainings = sa.Table(
+retrainings = sa.Table(
     "retrainings",
     _COMMON,
     sa.Column("id", sa.Integer, primary_key=True),
@@ -289,9 +290,9 @@ class Store:
         now = time.time()
         with self.writing() as connection:
             killed = {"ended_at": now, "outcome": "failed", "reason": KILLED}
-            connection.execute(_retrainings.update().where(_retrainings.c.ended_at.is_(None)).values(killed))
+            connection.execute(retrainings.update().where(retrainings.c.ended_at.is_(None)).values(killed))
             values = {"trigger": trigger, "cause": cause, "by": by, "seconds": {}}
-            adding = _retrainings.insert().values(started_at=now, **values).returning(_retrainings.c.id)
+            adding = retrainings.insert().values(started_at=now, **values).returning(retrainings.c.id)
             return int(connection.execute(adding).scalar_one())
 
     def end_retraining(
@@ -301,20 +302,18 @@ class Store:
         ended = {"ended_at": time.time(), "outcome": outcome, "version": version, "reason": reason}
         with self.writing() as connection:
             connection.execute(
-                _retrainings.update()
-                .where(_retrainings.c.id == number)
-                .values(seconds=dict(seconds_by_stage), **ended)
+                retrainings.update().where(retrainings.c.id == number).values(seconds=dict(seconds_by_stage), **ended)
             )
 
     def retrainings(self, limit: int) -> list[Retraining]:
         """Return the newest retrainings, the newest first, one that runs included."""
-        query = sa.select(_retrainings).order_by(_retrainings.c.id.desc()).limit(limit)
+        query = sa.select(retrainings).order_by(retrainings.c.id.desc()).limit(limit)
         with self.reading() as connection:
             return [Retraining(*row) for row in connection.execute(query)]
 
     def retraining_counts(self) -> dict[str, int]:
         """Return how many retrainings have ended with each outcome."""
-        outcome = _retrainings.c.outcome
+        outcome = retrainings.c.outcome
         query = sa.select(outcome, sa.func.count()).where(outcome.is_not(None)).group_by(outcome)
         with self.reading() as connection:
             return {str(row[0]): int(row[1]) for row in connection.execute(query)}

@@ -7,8 +7,10 @@ Only the standard library, because processes that stay small for ever import thi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
+
+REPLACED: Final = "replaced-"  # begins the name of a directory that holds what a restore has replaced
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,3 @@ class Layout:
     def restored(self) -> Path:
         """A backup that is unpacked whole and will be the state."""
         return self.root / ".restored"
-
-    def replaced(self, at: datetime | None = None) -> Path:
-        """Return where the state that a restore replaces is moved to."""
-        return self.root / f"replaced-{at or datetime.now(UTC):%Y%m%dT%H%M%SZ}"

@@ -132,8 +132,8 @@ def prune(connection: sqlite3.Connection, after: int, before: float) -> int | No
     return end
 
 
-def newest_ids(database: Path) -> tuple[int | None, ...]:
-    """Return the newest id of predictions, of labels and of events of what serves: what changes with anything new.
+def newest(database: Path) -> tuple[float | None, ...]:
+    """Return the newest prediction, label, event of what serves and end of a retraining: what tells of anything new.
 
     Raises
     ------
@@ -142,9 +142,8 @@ def newest_ids(database: Path) -> tuple[int | None, ...]:
     """
     connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
     try:
-        query = ", ".join(f"(SELECT max(id) FROM {table})" for table in ("predictions", "feedback", "serving"))  # noqa: S608
-        newest: tuple[int | None, ...] = connection.execute(f"SELECT {query}").fetchone()
-        return newest
+        found: tuple[float | None, ...] = connection.execute(_NEWEST).fetchone()
+        return found
     finally:
         connection.close()
 
@@ -157,6 +156,9 @@ def _statement(feature_names: tuple[str, ...], count: int) -> str:
     return f"INSERT INTO predictions ({quoted}) VALUES {', '.join([places] * count)}"  # noqa: S608 - of the contract
 
 
+_NEWEST: Final = """
+SELECT (SELECT max(id) FROM predictions), (SELECT max(id) FROM feedback), (SELECT max(id) FROM serving),
+    (SELECT max(ended_at) FROM retrainings)"""
 _KNOWN: Final = """
 SELECT json_group_array(json_array(
     p.prediction_id, iif(f.id IS NULL, NULL, printf('%!.17g', f.actual_value)), printf('%!.17g', f.received_at),

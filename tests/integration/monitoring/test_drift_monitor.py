@@ -21,8 +21,11 @@ import pytest
 
 from app.prediction_writer import PredictionLog
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, make_reference
+from tableloop.state import prediction_rows
+from tableloop.state.database import Retraining, Store
 from tableloop.state.layout import Layout
 from tableloop.state.locks import retraining_lock
+from tableloop.state.monitor_report import current_report
 from tableloop.table import FEATURE_NAMES, TARGET
 from tests.integration.conftest import ROOT, wait_until
 
@@ -56,7 +59,8 @@ class World:
         for row in self.rows[chosen] * np.array([factor, 1, 1, 1, 1, 1, 1, 1]):
             value = 0.4 * row[0]
             self.predicted += 1
-            rows.append((f"id-{self.predicted}", "r", time.time(), "1", *row.tolist(), value, value - 1, value + 1))
+            name, features = f"id-{self.predicted}", row.tolist()
+            rows.append(prediction_rows.row(name, "r", time.time(), "1", features, value, value - 1, value + 1))
 
         async def write() -> None:
             await log.write(rows)
@@ -89,16 +93,16 @@ class World:
         return self.process.wait(timeout=10)
 
     def report(self) -> dict[str, Any]:
-        file = self.state / "drift" / "report.json"
-        report: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"status": None, "monitor": {}}
-        return report
+        report = current_report(Store(Layout(self.state).database), Layout(self.state))
+        return report or {"status": None, "monitor": {}}
 
     def says(self) -> str:
         return str(self.report()["monitor"].get("says", ""))
 
-    def history(self) -> list[dict[str, Any]]:
-        file = self.state / "retrains.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    def history(self) -> list[Retraining]:
+        """Return the retrainings that have ended, the newest first."""
+        store = Store(Layout(self.state).database)
+        return [retraining for retraining in store.retrainings(10) if retraining.ended_at is not None]
 
     def windows(self, count: int) -> None:
         wait_until(lambda: self.report()["monitor"].get("windows") == count, 60, f"{count} windows")
@@ -160,8 +164,8 @@ def test_lasting_drift_starts_one_retraining_and_then_it_pauses(world: World) ->
     world.windows(1)
     assert "pause after the last retraining" in world.says()
     (line,) = world.history()
-    assert (line["trigger"], line["outcome"]) == ("drift", "failed")
-    assert line["cause"].startswith("drift: ")
+    assert (line.trigger, line.outcome, line.by) == ("drift", "failed", "the drift monitor")
+    assert line.cause.startswith("drift: ")
     assert world.end() == 0
 
 

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tableloop.state import prediction_rows
-from tableloop.state.database import Store
+from tableloop.state.database import Retraining, Store
 from tableloop.state.label_batches import read_batches
 from tableloop.table import FEATURE_NAMES, TARGET
 from tests.integration.pipeline.conftest import Project, wait_for_line
@@ -54,8 +54,9 @@ def held_back(project: Project) -> pd.DataFrame:
     return rows.sample(frac=1, random_state=0, ignore_index=True)
 
 
-def history(project: Project) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (project.state / "retrains.jsonl").read_text().splitlines()]
+def history(project: Project) -> list[Retraining]:
+    """Return the retrainings, the newest first."""
+    return Store(project.state / "predictions.db").retrainings(10)
 
 
 def registration(project: Project) -> dict[str, Any]:
@@ -95,14 +96,10 @@ def test_labels_of_a_risen_market_make_a_version_that_can_be_reproduced_and_roll
     assert report["challenger_label_rmse"] < 0.7 * report["champion_label_rmse"]
     assert report["challenger_rmse"] > report["champion_rmse"]  # on the old rows: both are told
     assert serves(serving) == "2"
-    last = history(serving)[-1]
-    assert (last["trigger"], last["cause"], last["outcome"], last["version"]) == (
-        "drift",
-        "prices rose",
-        "promoted",
-        "2",
-    )
-    assert last["reason"] == report["reason"]
+    last = history(serving)[0]
+    assert (last.trigger, last.cause, last.outcome, last.version) == ("drift", "prices rose", "promoted", "2")
+    assert last.reason == report["reason"]
+    assert list(last.seconds) == ["preprocess", "train", "register"]
     version = MlflowClient(serving.uri, serving.uri).get_model_version(serving.model, "2")
     assert version.tags["feedback_batches"] == "1"
     assert version.tags["gate_decided_by"] == "labels"
@@ -145,7 +142,7 @@ def test_a_version_trained_on_shuffled_labels_does_not_take_the_alias(serving: P
     assert (report["gate"], report["decided_by"]) == ("rejected", "labels")
     assert report["share_no_worse"] < 0.05
     assert serves(serving) == "1"
-    assert history(serving)[-1]["outcome"] == "rejected"
+    assert history(serving)[0].outcome == "rejected"
     version = MlflowClient(serving.uri, serving.uri).get_model_version(serving.model, report["version"])
     assert version.tags["gate"] == "rejected"
 

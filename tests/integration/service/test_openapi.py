@@ -16,6 +16,7 @@ import pytest
 from app.file_predictions import MEDIA_TYPES
 from app.schemas import DriftReport
 from monitoring.drift_monitor import Monitor
+from tableloop.state.layout import Layout
 from tests.integration.service.conftest import (
     EXAMPLE,
     ROOT,
@@ -45,7 +46,8 @@ def service(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Ite
         assert service.client.post("/predict/batch", json=[EXAMPLE] * 600).status_code == 200
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("STATE_DIR", str(state))
-            Monitor(state, interval=60, on=False).look()
+            patch.setenv("RETRAIN_ON_DRIFT", "off")
+            Monitor(Layout(state), interval=60).look()
         yield service
     finally:
         service.stop()
@@ -61,7 +63,7 @@ def test_schemathesis_finds_nothing(service: Service, tmp_path: Path) -> None:
     environment = clean_environment(SCHEMATHESIS_HOOKS="tests.integration.service.schemathesis_files")
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search(r"Operations: +8 selected / 8 total", run.stdout), run.stdout
+    assert re.search(r"Operations: +9 selected / 9 total", run.stdout), run.stdout
     assert int(re.findall(r"(\d+) generated", run.stdout)[-1]) > 200
 
 
@@ -165,6 +167,7 @@ PROVOKED: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/feedback", "422"): _post("/feedback", json=_NOBODY | {"actual_value": -1}),
     ("/drift", "404"): lambda service: service.get("/drift"),
     ("/drift", "422"): lambda service: service.get("/drift?format=pdf"),
+    ("/retrainings", "422"): lambda service: service.get("/retrainings?limit=0"),
 }
 WITHOUT_A_MODEL: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/predict", "503"): _post("/predict", json=EXAMPLE),
@@ -172,9 +175,9 @@ WITHOUT_A_MODEL: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/model", "503"): lambda service: service.get("/model"),
     ("/ready", "503"): lambda service: service.get("/ready"),
 }
-# What another test provokes: a crash and a log that is behind in tests/unit/app; both kinds of a batch's problems are
-# in one example, test_files.py has the one of a file.
-ELSEWHERE = {("/feedback", "503"), ("/predict/batch", "422")}
+# What another test provokes: a crash, a log that is behind and a store that cannot be read in tests/unit/app; both
+# kinds of a batch's problems are in one example, test_files.py has the one of a file.
+ELSEWHERE = {("/feedback", "503"), ("/retrainings", "503"), ("/predict/batch", "422")}
 
 
 def _examples(spec: Spec) -> dict[tuple[str, str], Any]:

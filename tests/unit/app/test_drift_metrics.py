@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,14 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from app.main import create_app
 from app.schemas import DriftReport
 from monitoring.drift_check import check, load_policy
 from tableloop.drift.statistics import compare, live_error, make_reference
 from tableloop.settings import Settings
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
+from tableloop.state.monitor_report import beat
 from tableloop.table import load_table
 
 COLUMN = {
@@ -36,11 +39,8 @@ REPORT: dict[str, Any] = {
 }
 
 
-def write(settings: Settings, report: object) -> Path:
-    file = settings.state_dir / "drift" / "report.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(report))
-    return file
+def write(settings: Settings, report: dict[str, Any]) -> None:
+    Store(Layout(settings.state_dir).database).add_drift_report(report, {})
 
 
 def test_without_a_check_there_is_no_report(client: TestClient, settings: Settings) -> None:
@@ -48,9 +48,16 @@ def test_without_a_check_there_is_no_report(client: TestClient, settings: Settin
     assert answer.status_code == 404
     assert "no drift check" in answer.json()["detail"]
     assert "drift_detected" not in client.get("/metrics").text
-    write(settings, REPORT).write_text('{"torn')
-    assert client.get("/drift").status_code == 404
-    assert client.get("/metrics").status_code == 200
+
+
+def test_a_store_that_cannot_be_read_is_told_and_is_no_metric(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, test_mode=True, prediction_log=False)
+    Layout(tmp_path).database.write_bytes(b"x" * 8192)
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/retrainings").status_code == 503
+        assert "not a database" in client.get("/drift").json()["detail"]
+        lines = client.get("/metrics").text.splitlines()
+    assert not [line for line in lines if line.startswith(("drift_detected", "retrains_total"))]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,8 @@ def test_the_report_is_metrics(client: TestClient, settings: Settings) -> None:
 
 
 def test_a_check_that_cannot_say_is_metrics_too(client: TestClient, settings: Settings) -> None:
-    write(settings, {"status": "check failed", "summary": "no answer"})
+    write(settings, REPORT)
+    beat(Layout(settings.state_dir), "no answer")
     assert "drift_detected 0.0" in client.get("/metrics").text.splitlines()
     assert client.get("/drift?format=text").text.startswith("check failed: no answer")
     assert client.get("/drift?format=html").status_code == 200
@@ -103,12 +111,32 @@ def test_a_check_that_cannot_say_is_metrics_too(client: TestClient, settings: Se
 
 def test_retrainings_are_counted_by_outcome(client: TestClient, settings: Settings) -> None:
     assert 'retrains_total{outcome="promoted"} 0.0' in client.get("/metrics").text
-    lines = [{"outcome": "promoted"}, {"outcome": "rejected"}, {"outcome": "promoted"}]
-    (settings.state_dir / "retrains.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"torn')
+    store = Store(Layout(settings.state_dir).database)
+    for outcome in ("promoted", "rejected", "promoted"):
+        store.end_retraining(store.begin_retraining("user", "", "somebody"), outcome, "1", "", {})
+    store.begin_retraining("user", "", "somebody")
     text = client.get("/metrics").text
     assert 'retrains_total{outcome="promoted"} 2.0' in text
     assert 'retrains_total{outcome="rejected"} 1.0' in text
     assert 'retrains_total{outcome="failed"} 0.0' in text
+
+
+def test_the_history_is_an_answer_newest_first(client: TestClient, settings: Settings) -> None:
+    assert client.get("/retrainings").json() == []
+    store = Store(Layout(settings.state_dir).database)
+    number = store.begin_retraining("user", "because", "somebody")
+    store.end_retraining(number, "promoted", "2", "better", {"train": 2.5})
+    store.begin_retraining("drift", "drift: MedInc up", "the drift monitor")
+    running, ended = client.get("/retrainings").json()
+    assert (running["trigger"], running["ended_at"], running["outcome"]) == ("drift", None, None)
+    assert ended["ended_at"].endswith("+00:00")
+    del ended["started_at"], ended["ended_at"]
+    assert ended == {
+        **{"id": 1, "trigger": "user", "cause": "because", "by": "somebody", "outcome": "promoted"},
+        **{"version": "2", "reason": "better", "seconds": {"train": 2.5}},
+    }
+    assert len(client.get("/retrainings?limit=1").json()) == 1
+    assert client.get("/retrainings?limit=0").status_code == 422
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
@@ -117,7 +145,9 @@ def test_a_real_report_is_as_the_documentation_describes_it(shift: float) -> Non
     rows = random.normal(size=(2000, 8))
     policy, table = load_policy(), load_table()
     reference = make_reference(rows, rows[:, 0], 0.4, columns=table.feature_names)
-    report = check(Path("/nowhere"), policy) | compare(reference, rows[:1000] + shift, rows[:1000, 0], policy, table)
+    report = check(Layout(Path("/nowhere")), policy) | compare(
+        reference, rows[:1000] + shift, rows[:1000, 0], policy, table
+    )
     report |= {"live": live_error(np.ones(300), 0.4, policy) | {"inside_interval": 0.9}}
     described = DriftReport.model_validate(report, extra="forbid")
     assert described.status == ("drift" if shift else "no drift")

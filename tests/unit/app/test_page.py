@@ -16,6 +16,9 @@ from app.main import create_app
 from app.page_data import MAP_HEADER, NoPlacesError, read_places
 from app.rates import Rates
 from tableloop.settings import Settings
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
+from tableloop.state.locks import retraining_lock
 from tableloop.table import DATA, load_table
 from tests.unit.app.conftest import EXAMPLE
 
@@ -173,7 +176,7 @@ def test_the_overview_has_the_answers_of_other_calls(client: TestClient, setting
     for call in ("health", "ready", "model"):
         assert shown[call] == client.get(f"/{call}").json(), call
     assert shown["health"]["services"] == services
-    assert shown["drift"] is None
+    assert (shown["drift"], shown["retrainings"]) == (None, [])
 
 
 def test_the_overview_without_a_model_is_an_answer(settings: Settings) -> None:
@@ -186,16 +189,20 @@ def test_the_overview_without_a_model_is_an_answer(settings: Settings) -> None:
 
 
 def test_the_overview_tells_drift_and_retrainings(client: TestClient, settings: Settings) -> None:
-    (settings.state_dir / "drift").mkdir()
+    layout = Layout(settings.state_dir)
+    store = Store(layout.database)
     columns = [{"title": "House age", "drifted": True}, {"title": "Rooms", "drifted": False}]
-    monitor = {"says": "waits", "waits_for": ["200 more labels"], "retraining": True}
-    report = {"status": "drift", "summary": "older", "columns": columns, "monitor": monitor}
-    (settings.state_dir / "drift" / "report.json").write_text(json.dumps(report))
-    history = [{"outcome": "promoted", "version": str(number)} for number in range(1, 8)]
-    lines = "".join(f"{json.dumps(entry)}\n" for entry in history)
-    (settings.state_dir / "retrains.jsonl").write_text(lines + "{half a li\n")
-    shown = client.get("/overview").json()
-    assert shown["drift"] == report | {"checked_at": None, "columns": ["House age"]}
+    monitor = {"says": "waits", "waits_for": ["200 more labels"], "retraining": False}
+    store.add_drift_report({"status": "drift", "summary": "older", "columns": columns, "monitor": monitor}, {})
+    for number in range(1, 8):
+        store.end_retraining(store.begin_retraining("user", "", "somebody"), "promoted", str(number), "better", {})
+    store.begin_retraining("drift", "drift: older", "the drift monitor")
+    with retraining_lock(layout):
+        shown = client.get("/overview").json()
+    assert (shown["drift"]["status"], shown["drift"]["summary"]) == ("drift", "older")
+    assert shown["drift"]["columns"] == ["House age"]
+    assert shown["drift"]["monitor"]["retraining"] is True
+    assert shown["drift"]["monitor"]["waits_for"] == ["200 more labels"]
     assert [entry["version"] for entry in shown["retrainings"]] == ["7", "6", "5", "4", "3"]
 
 

@@ -22,10 +22,18 @@ import pytest
 from appliance import prepare
 from appliance.backup import CHECKSUMS, MANIFEST, PRODUCT, in_use, write_backup
 from appliance.restore import ForeignError, restore
+from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, retraining_lock
+from tableloop.state.prediction_rows import insert, row
+from tableloop.table import FEATURE_NAMES, FEATURES
 
 SCHEMA = min(prepare.known_revisions())
+
+
+def predict(connection: sqlite3.Connection, *names: str) -> None:
+    rows = [row(name, "r", 1.0, "3", [1.0] * len(FEATURES), 2.0, 1.0, 3.0) for name in names]
+    insert(connection, rows, FEATURE_NAMES)
 
 
 @pytest.fixture
@@ -56,10 +64,8 @@ def state(tmp_path: Path) -> Path:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
         connection.execute("INSERT INTO alembic_version VALUES (?)", (SCHEMA,))
-    with closing(sqlite3.connect(directory / "predictions.db")) as connection, connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("CREATE TABLE predictions (id INTEGER PRIMARY KEY)")
-        connection.executemany("INSERT INTO predictions VALUES (?)", [(1,), (2,)])
+    with closing(Store(directory / "predictions.db").connect()) as connection:
+        predict(connection, "a", "b")
     return directory
 
 
@@ -144,8 +150,8 @@ def test_the_database_of_mlflow_comes_before_the_files_that_it_names(archive: by
 
 
 def test_rows_that_are_still_in_the_log_of_sqlite_are_in_the_backup(state: Path, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(state / "predictions.db", isolation_level=None)) as writer:
-        writer.execute("INSERT INTO predictions VALUES (3)")
+    with closing(Store(state / "predictions.db").connect()) as writer:
+        predict(writer, "c")
         assert (state / "predictions.db-wal").stat().st_size > 0
         output = io.BytesIO()
         assert write_backup(state, output).predictions == 3

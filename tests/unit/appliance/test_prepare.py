@@ -12,6 +12,7 @@ import pytest
 from appliance import prepare
 from appliance.status import is_running
 from tableloop.settings import Settings
+from tableloop.state.layout import Layout
 
 FreePort = Callable[[], int]
 
@@ -77,12 +78,13 @@ def test_a_state_in_use_is_refused_and_seen_as_running(tmp_path: Path) -> None:
 
 
 def test_what_a_former_start_left_in_run_is_removed_but_the_locks(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "phases").mkdir(parents=True)
     for name in ("lock", "retrain.lock", "failed", "ready", "supervisor.sock"):
-        (tmp_path / name).touch()
-    (tmp_path / "phases").mkdir()
-    (tmp_path / "phases" / "train").write_text("1.0")
-    prepare.clear_run_directory(tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["lock", "phases", "retrain.lock"]
+        (run / name).touch()
+    (run / "phases" / "train").write_text("1.0")
+    prepare.clear_run_directory(Layout(tmp_path))
+    assert sorted(path.name for path in run.rglob("*")) == ["lock", "phases", "retrain.lock"]
 
 
 def test_a_new_state_gets_a_copy_of_the_template_in_wal_mode(tmp_path: Path) -> None:

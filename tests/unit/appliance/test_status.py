@@ -1,8 +1,7 @@
-"""What `make status` makes of what it finds in files."""
+"""What `make status` makes of what it finds in the state."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pytest
 
 from appliance.status import STOPPED, _ago, _duration, show
 from tableloop.settings import Settings
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
 
 
 def test_an_empty_state_is_stopped_and_has_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,16 +20,16 @@ def test_an_empty_state_is_stopped_and_has_nothing(tmp_path: Path, capsys: pytes
     assert lines[2:5] == ["model    none yet", "drift    no check yet", "trained  never"]
 
 
-def test_what_lies_in_files_is_shown_of_a_stopped_appliance(
+def test_what_the_store_holds_is_shown_of_a_stopped_appliance(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "champion").mkdir()
     (tmp_path / "champion" / "current.json").write_text('{"version": "7", "registered_at": null}')
-    (tmp_path / "drift").mkdir()
+    store = Store(Layout(tmp_path).database)
     report = {"status": "drift", "summary": "MedInc up", "monitor": {"waits_for": ["57 more labels"]}}
-    (tmp_path / "drift" / "report.json").write_text(json.dumps(report))
-    line = {"ended_at": "2020-01-01T00:00:00+00:00", "trigger": "drift", "outcome": "rejected", "version": "8"}
-    (tmp_path / "retrains.jsonl").write_text("broken\n" + json.dumps(line | {"reason": "worse"}) + "\n")
+    store.add_drift_report(report, {})
+    store.end_retraining(store.begin_retraining("drift", "", "the drift monitor"), "rejected", "8", "worse", {})
+    store.begin_retraining("user", "", "somebody")
     assert show(Settings(state_dir=tmp_path)) == STOPPED
     printed = capsys.readouterr().out
     assert "model    version 7; kept as the service's local copy\n" in printed

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.drift_monitor import State, decide
+from monitoring.drift_decision import Memory, decide
 
 POLICY = {
     "window": 1000, "sustained": 3, "fresh_share": 0.25, "live_labels": 200, "live_margin": 0.25, "new_labels": 200,
@@ -31,10 +31,10 @@ def report(
 
 def starts(reports: list[dict[str, Any]], *, on: bool = True, last: float | None = None) -> tuple[list[int], str]:
     """Return after which reports a retraining would be started, and what is said last."""
-    state, started, says = State(), [], ""
+    memory, started, says = Memory(), [], ""
     for number, item in enumerate(reports):
-        decision = decide(state, item, now=NOW, last_retraining=last, on=on)
-        state, says = decision.state, decision.says
+        decision = decide(memory, item, now=NOW, last_retraining=last, on=on)
+        memory, says = decision.memory, decision.says
         if decision.start is not None:
             started.append(number)
     return started, says
@@ -113,15 +113,15 @@ def test_a_report_that_cannot_say_changes_nothing() -> None:
 
 
 def test_while_its_own_retraining_runs_none_is_started() -> None:
-    state = State(version="1", windows=7, retraining_since=NOW - 60, retraining_reason="drift: MedInc up")
-    decision = decide(state, report(9000), now=NOW, last_retraining=None, on=True)
+    memory = Memory(version="1", windows=7, retraining_since=NOW - 60, retraining_reason="drift: MedInc up")
+    decision = decide(memory, report(9000), now=NOW, last_retraining=None, on=True)
     assert decision.start is None
     assert decision.says == "a retraining runs since 1970-01-12T13:45:40+00:00: drift: MedInc up"
 
 
 def test_it_says_until_when_it_pauses_even_when_there_is_nothing_to_do() -> None:
-    calm = decide(State(), report(0, "no drift"), now=NOW, last_retraining=NOW - 600, on=True)
+    calm = decide(Memory(), report(0, "no drift"), now=NOW, last_retraining=NOW - 600, on=True)
     assert calm.pauses_until == NOW + 3000
-    drifting = decide(State(), report(0), now=NOW, last_retraining=NOW - 600, on=True)
+    drifting = decide(Memory(), report(0), now=NOW, last_retraining=NOW - 600, on=True)
     assert drifting.pauses_until == NOW + 3000
-    assert decide(State(), report(0), now=NOW, last_retraining=NOW - 3600, on=True).pauses_until is None
+    assert decide(Memory(), report(0), now=NOW, last_retraining=NOW - 3600, on=True).pauses_until is None

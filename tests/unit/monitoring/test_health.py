@@ -14,6 +14,8 @@ import pytest
 
 from monitoring import health
 from monitoring.health import Services, UnwellError, ask, check_all
+from tableloop.state.layout import Layout
+from tableloop.state.monitor_report import beat
 
 
 @contextmanager
@@ -102,14 +104,14 @@ def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ask(url, "/ready")["model_version"] == "3"
 
 
-def test_a_drift_monitor_without_a_new_report_is_down(tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    assert not health.check_drift_monitor(report, interval=15).up
-    report.write_text("{}")
-    assert health.check_drift_monitor(report, interval=15).up
+def test_a_drift_monitor_without_a_heartbeat_is_down(tmp_path: Path) -> None:
+    heartbeat = Layout(tmp_path).heartbeat
+    assert not health.check_drift_monitor(heartbeat, interval=15).up
+    beat(Layout(tmp_path))
+    assert health.check_drift_monitor(heartbeat, interval=15).up
     long_ago = time.time() - 15 - health.LONGEST_LOOK - 1
-    os.utime(report, (long_ago, long_ago))
-    assert not health.check_drift_monitor(report, interval=15).up
+    os.utime(heartbeat, (long_ago, long_ago))
+    assert not health.check_drift_monitor(heartbeat, interval=15).up
 
 
 def test_without_grafana_on_the_path_it_is_missing_not_down(monkeypatch: pytest.MonkeyPatch) -> None:
