@@ -26,6 +26,7 @@ from typing import TextIO
 
 from monitoring.health import Check, Services, check_all, check_whole
 from monitoring.process_usage import usage
+from tableloop.state.layout import Layout
 
 # A program that ends so often in so many seconds will not recover. A crash that comes back 5 s after every start is
 # found within a minute; somebody who kills a program by hand a few times is not mistaken for one.
@@ -291,7 +292,7 @@ def main() -> None:
     """Listen to supervisord until it goes away."""
     supervisord = os.getppid()
     services = Services.from_environment(os.environ)
-    run = RunDirectory(Path(os.environ["STATE_DIR"]) / "run")
+    run = RunDirectory(Layout(Path(os.environ["STATE_DIR"])).run)
     console = Console(sys.stderr)
     watchdog = Watchdog(services, run, console, lambda: os.kill(supervisord, signal.SIGTERM))
     threading.Thread(target=watchdog.watch, args=(float(os.environ["STARTED_AT"]),), daemon=True).start()

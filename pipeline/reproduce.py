@@ -27,6 +27,7 @@ from pipeline.workspace import prepare
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings
 from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5
+from tableloop.state.layout import Layout
 
 DIFFERENT, IMPOSSIBLE = 1, 2
 
@@ -56,7 +57,7 @@ def reproduce(
             client.download_artifacts(version.run_id, "inputs", directory)
         except MlflowException as error:
             raise NotReproducibleError(f"version {number} was logged without its inputs: {error.message}") from error
-        _use_labels(version, state_dir / "workspace" / FEEDBACK, workspace / FEEDBACK)
+        _use_labels(version, Layout(state_dir).workspace / FEEDBACK, workspace / FEEDBACK)
         family = version.tags["family"]
         _use_params(Path(directory) / "inputs/params.yaml", family, workspace / "params.yaml")
         _compare_lineage(version, workspace)

@@ -128,7 +128,7 @@ def _is_registered(settings: RegistrySettings) -> bool:
     Nobody waits for the server where nothing was ever trained: the first training can begin while it starts.
     """
     uri = settings.mlflow_tracking_uri
-    trained_before = (settings.state_dir / "workspace/reports/metrics.json").exists()
+    trained_before = (Layout(settings.state_dir).workspace / REPORTS / "metrics.json").exists()
     if trained_before and not wait_until_healthy(uri):
         raise OSError(f"the MLflow server does not answer at {uri}")
     if not trained_before and not is_healthy(uri):

@@ -44,6 +44,7 @@ from pipeline.stage_runner import RAW_DATA, load_params
 from pipeline.workspace import ROOT
 from tableloop.model.kriging import EASTWARD, KILOMETRES, places
 from tableloop.settings import Settings, load_settings
+from tableloop.state.layout import Layout
 from tableloop.table import FEATURE_NAMES, TARGET
 
 CONNECTIONS = 4
@@ -485,7 +486,7 @@ def run(settings: Settings, scenario: str) -> int:
         problems = SCENARIOS[scenario](story, traffic, watcher)
     if story.failures:
         problems.append(f"{len(story.failures)} requests failed, the first: {story.failures[0]}")
-    file = settings.state_dir / "simulate" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{scenario}.png"
+    file = Layout(settings.state_dir).simulations / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{scenario}.png"
     draw(story, scenario, file)
     story.tell(f"{story.requests:,} predictions, {len(story.failures)} failed; a picture of the story: {file}")
     for problem in problems:
