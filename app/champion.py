@@ -7,15 +7,13 @@ start without the registry. Several processes may keep theirs in one directory.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +23,8 @@ import numpy.typing as npt
 from loguru import logger
 
 from tableloop.model.intervals import Answers
+from tableloop.state.database import REFUSED, SERVES, StoreError
+from tableloop.state.locks import champion_lock
 from tableloop.table import FEATURE_NAMES, FEATURES
 
 Matrix = npt.NDArray[np.float64]
@@ -43,6 +43,9 @@ class Version:
     version: str
     run_id: str
     registered_at: str | None
+
+
+Record = Callable[[Version, str, str], None]  # a version, what became of it, and why
 
 
 @dataclass(frozen=True)
@@ -137,13 +140,14 @@ class ChampionKeeper:
     ``state`` says in words what is going on, for `/ready` and for the 503 of a service without a model.
     """
 
-    def __init__(self, registry: Registry, directory: Path, poll_seconds: float, name: str) -> None:
+    def __init__(self, registry: Registry, directory: Path, poll_seconds: float, name: str, record: Record) -> None:
         self.current: Champion | None = None
         self.state = "starting"
         self._registry = registry
         self._directory = directory
         self._poll_seconds = poll_seconds
         self._name = name
+        self._record = record
         self._failed: Version | None = None
         self._failure = ""
         self._failures = 0
@@ -211,6 +215,8 @@ class ChampionKeeper:
             self._retry_at = time.monotonic() + wait
             self._failure = f"version {found.version} cannot be used ({_brief(error)})"
             self._tell(self._failure)
+            if self._failures == 1:
+                self._note(found, REFUSED, _brief(error))
             return
         self._failed = None
         self.current = champion
@@ -220,6 +226,7 @@ class ChampionKeeper:
             f"serving version {found.version} ({champion.family}, {champion.engine}) from the registry, "
             f"loaded in {seconds:.1f} s"
         )
+        self._note(found, SERVES)
         self._keep(incoming, found)
 
     def _keep(self, incoming: Path, found: Version) -> None:
@@ -234,7 +241,7 @@ class ChampionKeeper:
         text = json.dumps(pointer)
         pointer_file = self._directory / "current.json"
         try:
-            with _locked(self._directory, fcntl.LOCK_EX):
+            with champion_lock(self._directory, change=True):
                 if kept.is_dir() and pointer_file.exists() and pointer_file.read_text() == text:
                     shutil.rmtree(incoming)
                     return
@@ -262,7 +269,7 @@ class ChampionKeeper:
             return
         self.state = "loading the local copy"
         try:
-            with _locked(self._directory, fcntl.LOCK_SH):
+            with champion_lock(self._directory, change=False):
                 pointer = json.loads(pointer_file.read_text())
                 version = Version(pointer["version"], pointer["run_id"], pointer.get("registered_at"))
                 champion = tried(self._registry.load(self._directory / pointer["directory"]), version, "local copy")
@@ -271,7 +278,15 @@ class ChampionKeeper:
             return
         self.current = champion
         self.state = "the registry has not been asked yet"
+        self._note(version, SERVES)
         logger.info(f"serving version {champion.version} ({champion.family}, {champion.engine}) from the local copy")
+
+    def _note(self, version: Version, event: str, detail: str = "") -> None:
+        """Record in the store what became of a version; a store that cannot be written stops nobody from serving."""
+        try:
+            self._record(version, event, detail)
+        except StoreError as error:
+            logger.warning(f"that version {version.version} {event} is not recorded ({error})")
 
     def _tell(self, state: str) -> None:
         """Note the state; log it when it is a new one."""
@@ -352,17 +367,6 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         training_range=tuple((float(ranges[name][0]), float(ranges[name][1])) for name in FEATURE_NAMES),
         far_km=float((model.metadata.get("limits") or {}).get("far_km") or "inf"),
     )
-
-
-@contextmanager
-def _locked(directory: Path, how: int) -> Iterator[None]:
-    """Hold a directory, so that no other process changes the local copy in it meanwhile."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _brief(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from app.drift_metrics import NoReportError
 from app.labels import RefusedError
 from app.prediction_writer import PredictionLogError
+from tableloop.model_process import ModelProcessError
 from tableloop.state.database import StoreError
 
 MAX_PROBLEMS = 100
@@ -30,6 +31,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(NoModelError, _unavailable)
     app.add_exception_handler(PredictionLogError, _unavailable)
     app.add_exception_handler(StoreError, _unavailable)
+    app.add_exception_handler(ModelProcessError, _no_answer)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(NoReportError, _missing)
 
@@ -62,6 +64,10 @@ async def _http(_request: Request, error: Exception) -> Response:
 
 async def _unavailable(_request: Request, error: Exception) -> Response:
     return _answer(503, str(error), {"Retry-After": "5"})
+
+
+async def _no_answer(_request: Request, error: Exception) -> Response:
+    return _answer(503, f"the model gives no answer: it {error}", {"Retry-After": "5"})
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

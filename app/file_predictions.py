@@ -27,6 +27,7 @@ from app.identifiers import new_id
 from app.predictor import Predictor
 from tableloop.model.intervals import Answers
 from tableloop.state.prediction_rows import Row
+from tableloop.table import load_table
 
 MEDIA_TYPES: Final[dict[str, Literal["csv", "parquet"]]] = {
     "text/csv": "csv",
@@ -55,10 +56,10 @@ async def predict_table(request: Request) -> StreamingResponse:
     kind_in, kind_out = MEDIA_TYPES[given], MEDIA_TYPES[wanted]
     file = await _spooled(request, request.app.state.layout.spool)
     try:
-        rows = await run_in_threadpool(tables.check_table, file, kind_in)
-        reader = tables.TableReader(file, kind_in)
+        rows = await run_in_threadpool(tables.check_table, file, kind_in, load_table())
+        reader = tables.TableReader(file, kind_in, load_table())
         sink = io.BytesIO()
-        writer = tables.TableWriter(sink, reader.schema, kind_out)
+        writer = tables.TableWriter(sink, reader.schema, kind_out, load_table().answer)
     except tables.TableError as error:
         file.close()
         raise _as_validation_error(error.problems) from error
@@ -84,7 +85,7 @@ class _Table:
         batch = next(self._batches, None)
         if batch is None:
             return None
-        matrix = features_of(batch)
+        matrix = features_of(batch, load_table().feature_names)
         answers = champion.checked(matrix)
         ids = [new_id() for _ in range(len(matrix))]
         same = (request_id, time.time(), champion.version)

@@ -18,7 +18,7 @@ from loguru import logger
 from prometheus_client import CollectorRegistry
 
 from app import logs, openapi
-from app.champion import ChampionKeeper, DummyKeeper
+from app.champion import ChampionKeeper, DummyKeeper, Version
 from app.drift_metrics import DriftReport, Retrains
 from app.errors import add_handlers
 from app.labels import FeedbackKeeper
@@ -31,6 +31,7 @@ from app.routes import drift, feedback, page, predictions, retrainings, system
 from tableloop.settings import Settings, load_settings
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
+from tableloop.table import FEATURE_NAMES
 
 STORE_SECONDS = 2.0  # that a request waits for somebody else's write
 
@@ -38,15 +39,19 @@ STORE_SECONDS = 2.0  # that a request waits for somebody else's write
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. Nothing is opened or started before its lifespan begins."""
     layout = Layout(settings.state_dir)
-    keeper = _keeper(settings)
+    store = Store(layout.database, FEATURE_NAMES, timeout=STORE_SECONDS)
+    keeper = _keeper(settings, layout, store)
     request_log = logs.RequestLog(layout.logs)
-    prediction_log = PredictionLog(layout.database, settings.log_retention_days) if settings.prediction_log else None
+    prediction_log = (
+        PredictionLog(layout.database, settings.log_retention_days, FEATURE_NAMES)
+        if settings.prediction_log
+        else None
+    )
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     predictor = Predictor(keeper, prediction_log, metrics)
     rates = Rates(metrics.values)
     feedback_keeper = FeedbackKeeper(prediction_log, registry)
-    store = Store(layout.database, timeout=STORE_SECONDS)
     registry.register(DriftReport(store, layout))
     registry.register(Retrains(store))
     health_file = layout.health
@@ -100,17 +105,22 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
+def _keeper(settings: Settings, layout: Layout, store: Store) -> ChampionKeeper | DummyKeeper:
     if settings.test_mode:
         return DummyKeeper()
     from app.model_loader import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
 
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
+
+    def record(version: Version, event: str, detail: str) -> None:
+        store.record_serving(settings.model_name, version.version, version.run_id, event, detail)
+
     return ChampionKeeper(
         registry,
-        Layout(settings.state_dir).champion,
+        layout.champion,
         settings.model_poll_seconds,
         f"{settings.model_name}@{settings.model_alias}",
+        record,
     )
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from app.champion import Champion
 from app.schemas import HouseFeatures
-from tableloop.model.kriging import KILOMETRES, kernel_inputs
+from tableloop.model.kriging import KILOMETRES
 from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
 
 Matrix = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ DATA: Final = Path(__file__).parents[1] / "data/raw/california_housing.csv"
 COMPARABLE: Final = 6
 AROUND: Final = 40  # nearest places among which the comparable ones are looked for
 EXAMPLE_ROWS: Final = 200
-# What makes two places alike, of the model's own view of a row: income, age, rooms, share of bedrooms, occupancy.
+# What makes two places alike, each by its logarithm: income, age, rooms, bedrooms, occupancy.
 _ALIKE: Final = [0, 1, 2, 3, 5]
 # Shares of the rows below the marks of a scale; close together at the ends, where a few values are far out.
 _SHARES: Final = (0, 0.01, 0.025, 0.05, *(step / 20 for step in range(2, 19)), 0.95, 0.975, 0.99, 1)
@@ -102,7 +102,7 @@ class Places:
         distances = self._kilometres(row[0, 6], row[0, 7])
         itself = (self.features == row).all(axis=1)
         around = np.argsort(np.where(itself, np.inf, distances), kind="stable")[:AROUND]
-        apart = (kernel_inputs(self.features[around]) - kernel_inputs(row))[:, _ALIKE] / self._spread[_ALIKE]
+        apart = (np.log1p(self.features[around][:, _ALIKE]) - np.log1p(row[:, _ALIKE])) / self._spread
         alike = np.sort(np.argsort((apart**2).sum(axis=1), kind="stable")[:COMPARABLE])
         return [self._place(int(number), distances) for number in around[alike]]
 
@@ -152,7 +152,7 @@ class Places:
 
     @cached_property
     def _spread(self) -> Matrix:
-        spread: Matrix = kernel_inputs(self.features).std(axis=0)
+        spread: Matrix = np.log1p(self.features[:, _ALIKE]).std(axis=0)
         return np.where(spread > 0, spread, 1.0)
 
     def _kilometres(self, latitude: float, longitude: float) -> Matrix:

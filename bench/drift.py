@@ -27,11 +27,12 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from pipeline.preprocess import split
-from pipeline.stage_runner import RAW_DATA, load_params
+from pipeline.stage_runner import load_params, raw_data
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error, make_reference
+from tableloop.model.conformal import as_matrix
 from tableloop.state.database import Store
 from tableloop.state.prediction_rows import insert, row
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import Table, load_table
 
 UNDRIFTED = 500
 DRIFTED = 100
@@ -55,21 +56,47 @@ def undrifted(rows: Matrix, rng: np.random.Generator) -> Matrix:
     return rows
 
 
-def income_up(rows: Matrix, rng: np.random.Generator) -> Matrix:
-    """Return the rows with all incomes a quarter higher."""
-    return rows * np.where(np.array(FEATURE_NAMES) == "MedInc", 1.25, 1.0)
-
-
-def another_partner(*names: str) -> Change:
-    """Return a change that gives these columns of each row to another row: every column stays as it was."""
-    moved = [FEATURE_NAMES.index(name) for name in names]
+def up_by_a_quarter(*columns: int) -> Change:
+    """Return a change that makes these columns of all rows a quarter higher."""
 
     def change(rows: Matrix, rng: np.random.Generator) -> Matrix:
         changed = rows.copy()
-        changed[:, moved] = rows[rng.permutation(len(rows))][:, moved]
+        changed[:, columns] *= 1.25
         return changed
 
     return change
+
+
+def another_partner(*columns: int) -> Change:
+    """Return a change that gives these columns of each row to another row: every column stays as it was."""
+
+    def change(rows: Matrix, rng: np.random.Generator) -> Matrix:
+        changed = rows.copy()
+        changed[:, columns] = rows[rng.permutation(len(rows))][:, columns]
+        return changed
+
+    return change
+
+
+def cases_of(table: Table, test: Matrix, policy: Policy) -> list[Case]:
+    """Return unchanged windows, and windows with each kind of change that the table allows."""
+    cases = [
+        Case("nothing changed", test, undrifted, policy.window, UNDRIFTED),
+        Case("nothing changed", test, undrifted, policy.least_rows, UNDRIFTED),
+    ]
+    for number, name in enumerate(table.feature_names):
+        cases += [
+            Case(f"{name} x 1.25", test, up_by_a_quarter(number), policy.window, DRIFTED),
+            Case(f"joint: {name} of another row", test, another_partner(number), policy.window, DRIFTED),
+        ]
+    if table.place is not None:
+        place = [table.feature_names.index(name) for name in (table.place.latitude, table.place.longitude)]
+        south = test[test[:, place[0]] < np.median(test[:, place[0]])]
+        cases += [
+            Case("the southern half only", south, undrifted, policy.window, DRIFTED),
+            Case("joint: place of another row", test, another_partner(*place), policy.window, DRIFTED),
+        ]
+    return cases
 
 
 def main() -> None:
@@ -80,44 +107,37 @@ def main() -> None:
     params = load_params()
     policy = Policy(**params["drift"])
     preprocess = params["preprocess"]
-    parts = split(pd.read_csv(RAW_DATA), preprocess["test_fraction"], preprocess["validation_fraction"])
+    table = load_table()
+    raw = pd.read_csv(raw_data(table))
+    parts = split(raw, table.feature_names, preprocess["test_fraction"], preprocess["validation_fraction"])
     fitted = pd.concat([parts["train"], parts["validation"]], ignore_index=True)
-    rows, test = (part[list(FEATURE_NAMES)].to_numpy(np.float64) for part in (fitted, parts["test"]))
+    rows, test = (as_matrix(part, table.feature_names) for part in (fitted, parts["test"]))
     with threadpool_limits(1):
-        model = HistGradientBoostingRegressor(random_state=0).fit(rows, fitted[TARGET.name])
+        model = HistGradientBoostingRegressor(random_state=0).fit(rows, fitted[table.target_name])
         predicted = model.predict(test)
-        actual = parts["test"][TARGET.name].to_numpy(np.float64)
-        reference = make_reference(rows, predicted, float(np.sqrt(np.mean((predicted - actual) ** 2))))
-        south = test[test[:, FEATURE_NAMES.index("Latitude")] < 36]
-        cases = [
-            Case("nothing changed", test, undrifted, policy.window, UNDRIFTED),
-            Case("nothing changed", test, undrifted, policy.least_rows, UNDRIFTED),
-            Case("MedInc x 1.25", test, income_up, policy.window, DRIFTED),
-            Case("Southern California only", south, undrifted, policy.window, DRIFTED),
-            Case("joint: MedInc of another row", test, another_partner("MedInc"), policy.window, DRIFTED),
-            Case("joint: AveOccup of another row", test, another_partner("AveOccup"), policy.window, DRIFTED),
-            Case(
-                "joint: place of another row", test, another_partner("Latitude", "Longitude"), policy.window, DRIFTED
-            ),
-        ]
+        actual = parts["test"][table.target_name].to_numpy(np.float64)
+        test_rmse = float(np.sqrt(np.mean((predicted - actual) ** 2)))
+        reference = make_reference(rows, predicted, test_rmse, columns=table.feature_names)
         _say(
             f"{'':<32}{'rows':>6}{'windows':>9}{'any':>8}{'columns':>9}{'joint':>8}   columns found, seconds a window"
         )
-        for case in cases:
-            _say(_rates(case, model, reference, policy))
+        for case in cases_of(table, test, policy):
+            _say(_rates(case, model, reference, policy, table))
         _say(_live_alarms(predicted - actual, reference.test_rmse, policy))
         if log_rows:
             _time_check(reference, test, predicted, log_rows)
 
 
-def _rates(case: Case, model: HistGradientBoostingRegressor, reference: Reference, policy: Policy) -> str:
+def _rates(
+    case: Case, model: HistGradientBoostingRegressor, reference: Reference, policy: Policy, table: Table
+) -> str:
     """Return a line with the shares of windows in which something, a column, or the rows as a whole drifted."""
     rng = np.random.default_rng(SEED)
     found: Counter[str] = Counter()
     start = time.perf_counter()
     for _ in range(case.windows):
         window = case.change(case.source[rng.choice(len(case.source), case.rows, replace=False)], rng)
-        report = compare(reference, window, model.predict(window), policy)
+        report = compare(reference, window, model.predict(window), policy, table)
         columns = [column["name"] for column in report["columns"] if column["drifted"]]
         found.update(["any"] * (report["status"] == "drift") + ["columns"] * bool(columns) + columns)
         found["joint"] += report["joint"]["drifted"]
@@ -126,7 +146,7 @@ def _rates(case: Case, model: HistGradientBoostingRegressor, reference: Referenc
         f"{found[what] / case.windows:>{width}.1%}" for what, width in (("any", 8), ("columns", 9), ("joint", 8))
     )
     names = " ".join(
-        f"{what} {found[what] / case.windows:.0%}" for what in (*FEATURE_NAMES, "prediction") if found[what]
+        f"{what} {found[what] / case.windows:.0%}" for what in (*table.feature_names, "prediction") if found[what]
     )
     return f"{case.name:<32}{case.rows:>6,}{case.windows:>9}{shares}   {names or '-'}, {seconds:.2f} s"
 
@@ -179,8 +199,8 @@ def _fill(path: Path, test: Matrix, predicted: Matrix, rows: int) -> None:
         row(f"{n:032x}", "request", now - rows + n, "1", test[i].tolist(), float(predicted[i]), 0.0, 9.0)
         for n, i in enumerate(chosen)
     ]
-    with closing(Store(path, FEATURE_NAMES).connect()) as connection:
-        insert(connection, made, FEATURE_NAMES)
+    with closing(Store(path).connect()) as connection:
+        insert(connection, made, load_table().feature_names)
 
 
 def _say(line: str) -> None:

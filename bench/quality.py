@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 from pipeline.fit_kernel import fit_kernel
-from pipeline.stage_runner import RAW_DATA, load_params
+from pipeline.stage_runner import load_params, raw_data
+from pipeline.train import new_model, setting_of
 from tableloop.evaluation.extrapolation import across_line, by_distance
-from tableloop.model.candidates import build
-from tableloop.model.conformal import ConformalRegressor
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.model.candidates import Setting, build
+from tableloop.model.conformal import as_matrix
+from tableloop.table import Table, load_table
 
 Matrix = npt.NDArray[np.float64]
 
@@ -72,41 +74,38 @@ def measure(estimator: Any, parts: list[Matrix]) -> tuple[float, float, float]:
     return float(root_mean_squared_error(y_test, values)), fitted - start, len(X_test) / (end - fitted)
 
 
-def quality_table(params: dict[str, Any], splits: dict[int, list[Matrix]]) -> Iterable[str]:
+def quality_table(params: dict[str, Any], setting: Setting, splits: dict[int, list[Matrix]]) -> Iterable[str]:
     """Yield the lines of the table of all candidates, as they are measured."""
     yield (
         f"{'RMSE by seed':<26}" + "".join(f"{seed:>8}" for seed in splits) + f"{'mean':>9}{'fit s':>8}{'rows/s':>10}"
     )
     for name, values in candidates(params).items():
-        measured = [
-            measure(build(name.partition(",")[0], values, params["seed"]), parts) for parts in splits.values()
-        ]
+        measured = [measure(build(name.partition(",")[0], values, setting), parts) for parts in splits.values()]
         errors, seconds, speed = np.array(measured).T
         by_seed = "".join(f"{error:8.4f}" for error in errors)
         yield f"{name:<26}{by_seed}{errors.mean():9.4f}{seconds.mean():8.2f}{speed.mean():10,.0f}"
 
 
-def refitted_lines(params: dict[str, Any], splits: dict[int, list[Matrix]]) -> Iterable[str]:
+def refitted_lines(params: dict[str, Any], setting: Setting, splits: dict[int, list[Matrix]]) -> Iterable[str]:
     """Yield the spatial model's errors with the kernel of params.yaml, and of each seed's own training rows."""
     shipped = params["candidates"]["spatial"]
     own_errors = []
     for seed, parts in splits.items():
-        own = {**shipped, "kernel": fit_kernel(parts[0], parts[2])}
-        errors = [measure(build("spatial", values, params["seed"]), parts)[0] for values in (shipped, own)]
+        kriging = {**setting.kriging, "kernel": fit_kernel(parts[0], parts[2], setting)}
+        settings = (setting, replace(setting, kriging=kriging))
+        errors = [measure(build("spatial", shipped, chosen), parts)[0] for chosen in settings]
         own_errors.append(errors)
         yield f"  seed {seed}: {errors[0]:.4f} as shipped, {errors[1]:.4f} refitted"
     mean = np.mean(own_errors, axis=0)
     yield f"  mean: {mean[0]:.4f} as shipped, {mean[1]:.4f} refitted"
 
 
-def interval_lines(params: dict[str, Any], splits: dict[int, list[Matrix]]) -> Iterable[str]:
+def interval_lines(params: dict[str, Any], table: Table, splits: dict[int, list[Matrix]]) -> Iterable[str]:
     """Yield coverage and width of the spatial model's intervals, by quarter of the prediction and by distance."""
     far: list[Matrix] = []
     yield f"{'seed':>6}{'coverage':>10}{'width':>8}   by quarter of the prediction, cheap to dear; at the cap"
     for seed, (X, X_test, y, y_test) in splits.items():
-        model = ConformalRegressor(
-            build("spatial", params["candidates"]["spatial"], params["seed"]), params["coverage"]
-        )
+        model = new_model("spatial", params, table)
         values, low, high = model.fit_calibrated(X, y).predict_interval(X_test)
         inside = (low <= y_test) & (y_test <= high)
         quarters = np.array_split(np.argsort(values), 4)
@@ -121,17 +120,19 @@ def interval_lines(params: dict[str, Any], splits: dict[int, list[Matrix]]) -> I
     yield ""
     yield "by distance to the nearest training place, all seeds:"
     kilometres, actual, predicted, inside = np.concatenate(far, axis=1)
-    for group in by_distance(kilometres, actual, predicted, inside.astype(bool)):
+    for group in by_distance(kilometres, actual, predicted, inside.astype(bool), params["limits"]["distances_km"]):
         yield (
             f"  from {group['from_km']:4.1f} km: {group['rows']:6} rows, RMSE {group['rmse']:.3f}, "
             f"relative error {group['relative_error']:.3f}, coverage {group['coverage']:.3f}"
         )
 
 
-def limit_lines(params: dict[str, Any], X: Matrix, y: Matrix) -> Iterable[str]:
+def limit_lines(params: dict[str, Any], table: Table, X: Matrix, y: Matrix) -> Iterable[str]:
     """Yield what the spatial model cannot do: errors across a line."""
-    estimator = build("spatial", params["candidates"]["spatial"], params["seed"])
-    across = across_line(estimator, X, y)
+    assert table.place is not None
+    line = params["limits"]["line"]
+    estimator = build("spatial", params["candidates"]["spatial"], setting_of(params, table))
+    across = across_line(estimator, X, y, X[:, table.feature_names.index(table.place.latitude)] > line, line)
     yield (
         f"trained north of {across['line_degrees_north']:g} degrees and tested south: RMSE "
         f"{across['south_from_north_rmse']:.2f}, a linear model {across['south_from_north_linear_rmse']:.2f}"
@@ -149,20 +150,22 @@ def main() -> None:
     arguments.add_argument("--refit-kernel", action="store_true", help="also fit the kernel for each seed")
     asked = arguments.parse_args()
     params = load_params()["train"]
-    rows = pd.read_csv(RAW_DATA)
-    X, y = rows[list(FEATURE_NAMES)].to_numpy(np.float64), rows[TARGET.name].to_numpy(np.float64)
-    X = np.ascontiguousarray(X)
+    table = load_table()
+    setting = setting_of(params, table)
+    rows = pd.read_csv(raw_data(table))
+    X, y = as_matrix(rows, table.feature_names), rows[table.target_name].to_numpy(np.float64)
     splits = {seed: train_test_split(X, y, test_size=0.2, random_state=seed) for seed in asked.seeds}
     with threadpool_limits(1):
         _print(
-            "The shipped models, 16,512 rows to train on and 4,128 to test, one core:", quality_table(params, splits)
+            "The shipped models, 16,512 rows to train on and 4,128 to test, one core:",
+            quality_table(params, setting, splits),
         )
         published = [f"{name:<34}{error:8.4f}" for name, error in PUBLISHED]
         _print("Published for seed 0 (RMSE):", [*published, "", COMPARABLE])
         if asked.refit_kernel:
-            _print("The spatial model with a kernel of each seed's own rows:", refitted_lines(params, splits))
-        _print("90 % intervals of the spatial model:", interval_lines(params, splits))
-        _print("What the spatial model cannot do:", limit_lines(params, X, y))
+            _print("The spatial model, its kernel of each seed's own rows:", refitted_lines(params, setting, splits))
+        _print("90 % intervals of the spatial model:", interval_lines(params, table, splits))
+        _print("What the spatial model cannot do:", limit_lines(params, table, X, y))
 
 
 def _print(title: str, lines: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """What to do with old rows when the market has changed: ``python -m bench.retraining``, a minute or two of one core.
 
-The market is that of `scenarios.simulate`: prices near the sea up by a half. Some test rows come back with their new
+The market is that of the table's story: some values rise by a factor. Some test rows come back with their new
 values as labels, the rest ask what was learnt. Each line is a way to train the shipped spatial model on the old rows
 and those labels; the last line of each block is what `pipeline.train` does. The last block is a market that has not
 changed, where the old rows are as good as ever.
@@ -18,13 +18,12 @@ from sklearn.metrics import root_mean_squared_error
 from threadpoolctl import threadpool_limits
 
 from pipeline.preprocess import split
-from pipeline.stage_runner import RAW_DATA, load_params
-from scenarios.simulate import RISE, Houses
-from tableloop.model.candidates import build
-from tableloop.model.conformal import ConformalRegressor
-from tableloop.model.price_index import PriceIndex
+from pipeline.stage_runner import load_params, raw_data
+from pipeline.train import new_index, new_model
+from scenarios.market import Market
+from tableloop.model.conformal import as_matrix
 from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import Table, load_table
 
 Matrix = npt.NDArray[np.float64]
 
@@ -33,9 +32,11 @@ ASKED_FROM = 1500  # the rows from here on ask
 WEIGHTS = (1.0, 0.3, 0.1, 0.03)
 
 
-def weighted(X: Matrix, y: Matrix, batch: npt.NDArray[np.int64], old: float) -> Callable[[Matrix], Matrix]:
+def weighted(
+    X: Matrix, y: Matrix, batch: npt.NDArray[np.int64], old: float, table: Table
+) -> Callable[[Matrix], Matrix]:
     """Return the predictions of the spatial model whose trees weigh old rows so much; neighbours stay as they are."""
-    model = build("spatial", load_params()["train"]["candidates"]["spatial"], seed=42)
+    model = new_model("spatial", load_params()["train"], table).estimator
     spatial, regress = model.named_steps["spatial"], model.named_steps["regress"]
     assert isinstance(spatial, SpatialFeatures)
     assert isinstance(regress, OffsetRegressor)
@@ -50,23 +51,22 @@ def weighted(X: Matrix, y: Matrix, batch: npt.NDArray[np.int64], old: float) -> 
     return predict
 
 
-def compare(houses: Houses, old: pd.DataFrame, values: Matrix, labels: int) -> list[str]:
+def compare(market: Market, old: pd.DataFrame, values: Matrix, labels: int, table: Table) -> list[str]:
     """Return the lines of one block: the error of each way on rows whose labels nobody has."""
-    X_old, y_old = old[list(FEATURE_NAMES)].to_numpy(np.float64), old[TARGET.name].to_numpy(np.float64)
-    X, y = np.concatenate([X_old, houses.features[:labels]]), np.concatenate([y_old, values[:labels]])
+    X_old, y_old = as_matrix(old, table.feature_names), old[table.target_name].to_numpy(np.float64)
+    X, y = np.concatenate([X_old, market.features[:labels]]), np.concatenate([y_old, values[:labels]])
     batch = np.repeat([0, 1], [len(y_old), labels])
-    asked, actual = houses.features[ASKED_FROM:], values[ASKED_FROM:]
+    asked, actual = market.features[ASKED_FROM:], values[ASKED_FROM:]
     lines = []
     for weight in WEIGHTS:
-        error = root_mean_squared_error(actual, weighted(X, y, batch, weight)(asked))
+        error = root_mean_squared_error(actual, weighted(X, y, batch, weight, table)(asked))
         lines.append(f"old rows weigh {weight:<4}            {error:.3f}")
     newest = batch == 1
-    error = root_mean_squared_error(actual, weighted(X[newest], y[newest], batch[newest], 1.0)(asked))
+    error = root_mean_squared_error(actual, weighted(X[newest], y[newest], batch[newest], 1.0, table)(asked))
     lines.append(f"labels only                    {error:.3f}")
     params = load_params()["train"]
-    candidate = params["candidates"]["spatial"]
-    model = ConformalRegressor(build("spatial", candidate, params["seed"]), params["coverage"])
-    model.fit_calibrated(X, y, index=PriceIndex(candidate["kernel"], **params["price_index"]), batch=batch)
+    model = new_model("spatial", params, table)
+    model.fit_calibrated(X, y, index=new_index(params, table), batch=batch)
     predicted, low, high = model.predict_interval(asked)
     coverage = np.mean((low <= actual) & (actual <= high))
     error = root_mean_squared_error(actual, predicted)
@@ -78,16 +78,21 @@ def compare(houses: Houses, old: pd.DataFrame, values: Matrix, labels: int) -> l
 def main() -> None:
     """Print a block for each number of labels, then one of a market that has not changed."""
     fractions = load_params()["preprocess"]
-    parts = split(pd.read_csv(RAW_DATA), fractions["test_fraction"], fractions["validation_fraction"])
-    old, houses = pd.concat([parts["train"], parts["validation"]]), Houses(parts["test"])
-    risen = houses.values * np.where(houses.coastal, RISE, 1.0)
+    table = load_table()
+    parts = split(
+        pd.read_csv(raw_data(table)),
+        table.feature_names,
+        fractions["test_fraction"],
+        fractions["validation_fraction"],
+    )
+    old, market = pd.concat([parts["train"], parts["validation"]]), Market(parts["test"], table)
     with threadpool_limits(1):
         for title, values, labels in (
-            *((f"prices near the sea up by a half, {labels} labels", risen, labels) for labels in LABELS),
-            ("nothing has changed, 500 labels", houses.values, 500),
+            *((f"a changed market, {labels} labels", market.changed, labels) for labels in LABELS),
+            ("nothing has changed, 500 labels", market.values, 500),
         ):
             sys.stdout.write(f"{title}: RMSE\n")
-            for line in compare(houses, old, values, labels):
+            for line in compare(market, old, values, labels, table):
                 sys.stdout.write(f"  {line}\n")
                 sys.stdout.flush()
 

@@ -17,12 +17,12 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from pipeline.preprocess import split
-from pipeline.stage_runner import RAW_DATA, load_params
-from tableloop.model.candidates import build
-from tableloop.model.conformal import ConformalRegressor
+from pipeline.stage_runner import load_params, raw_data
+from pipeline.train import fit_candidate
+from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_export import compile_model
 from tableloop.model.onnx_scorer import Scorer
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import load_table
 
 Matrix = npt.NDArray[np.float64]
 
@@ -49,20 +49,17 @@ def varied(X: Matrix, rows: int) -> Matrix:
 
 def main() -> None:
     """Train the shipped spatial model, compile it, and print the speeds of both."""
-    params = load_params()
-    parts = split(
-        pd.read_csv(RAW_DATA), params["preprocess"]["test_fraction"], params["preprocess"]["validation_fraction"]
-    )
-    features, train = list(FEATURE_NAMES), params["train"]
-    model = ConformalRegressor(build("spatial", train["candidates"]["spatial"], train["seed"]), train["coverage"])
+    params, table = load_params(), load_table()
+    names, fractions = table.feature_names, params["preprocess"]
+    raw = pd.read_csv(raw_data(table))
+    parts = split(raw, names, fractions["test_fraction"], fractions["validation_fraction"])
     with threadpool_limits(1):
-        model.fit(parts["train"][features], parts["train"][TARGET.name])
-        model.calibrate(parts["validation"][features], parts["validation"][TARGET.name])
+        model = fit_candidate("spatial", params["train"], table, parts)
         start = time.perf_counter()
-        arrays, trees = compile_model(model, parts["train"][features].to_numpy(np.float64)[:5])
+        arrays, trees = compile_model(model, as_matrix(parts["train"], names)[:5])
         scorer = Scorer(arrays, trees)
         seconds = time.perf_counter() - start
-        test = parts["test"][features].to_numpy(np.float64).copy()
+        test = as_matrix(parts["test"], names)
         difference = scorer.difference(test, np.stack(model.predict_interval(test), axis=1))
         sys.stdout.write(
             f"compiled in {seconds:.2f} s to {len(trees) / 1000:.0f} kB; on {len(test):,} test rows at most "

@@ -34,10 +34,10 @@ import pandas as pd
 import psutil  # type: ignore[import-untyped]
 
 from bench.scorer import varied
-from pipeline.stage_runner import RAW_DATA
+from pipeline.stage_runner import raw_data
 from tableloop.model.onnx_scorer import DIRECTORY, Matrix, Scorer
 from tableloop.settings import load_settings
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import FEATURE_NAMES, load_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "bench" / "README.md"
@@ -116,7 +116,7 @@ def main() -> None:
     options = _options()
     model = _model_directory(options.model)
     wrk = _wrk()
-    raw = pd.read_csv(RAW_DATA)[list(FEATURE_NAMES)].to_numpy(np.float64)
+    raw = pd.read_csv(raw_data(load_table()))[list(FEATURE_NAMES)].to_numpy(np.float64)
     rows = varied(raw, max(ROWS, *BATCHES))
     cores = sorted(os.sched_getaffinity(0))
     server_core, load_core = cores[0], cores[-1]

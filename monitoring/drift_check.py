@@ -35,6 +35,7 @@ from tableloop.state.database import Predicted, Store, StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.local_copy import local_copy
 from tableloop.state.locks import BUSY
+from tableloop.table import load_table
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 EXIT_CODES = {"no drift": 0, "drift": 1}
@@ -72,7 +73,7 @@ def check(layout: Layout, policy: Policy) -> dict[str, Any]:
         return report | {"status": "not enough data", "summary": summary, "columns": [], "joint": None}
     rows = np.array([made.features for made in window], dtype=np.float64)
     predictions: Matrix = np.array([made.prediction for made in window if made.model_version == version])
-    return report | compare(reference, rows, predictions, policy)
+    return report | compare(reference, rows, predictions, policy, load_table())
 
 
 def look(settings: Settings, retraining: str) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def _reference(layout: Layout) -> tuple[str, Reference]:
         raise NothingToSayError("no version of the model serves yet")
     version = copy.version
     try:
-        return version, Reference.load(copy.directory / REFERENCE_FILE)
+        return version, Reference.load(copy.directory / REFERENCE_FILE, load_table().feature_names)
     except FileNotFoundError:
         raise NothingToSayError(f"version {version} has no {REFERENCE_FILE}: retrain to get one") from None
     except (OSError, ValueError) as error:

@@ -1,15 +1,15 @@
-"""First stage: the raw data, checked against the schema and split into train, validation and test rows.
+"""First stage: the raw data, checked against the table and split into train, validation and test rows.
 
 Raw rows are split by a hash of their features, so they stay on their side for ever. Labelled predictions are split by
 time, because what they are held out for is the question whether a model knows the present:
 
-- A row is its eight features. Asked about and labelled again, it counts once, with its newest label; a raw row that
+- A row is its features. Asked about and labelled again, it counts once, with its newest label; a raw row that
   came back takes no part any more, neither in training nor in the test.
 - The newest `gate_fraction` of the newest batch are for the gate, as far as nothing else was predicted after them and
   they are `gate_rows` at least; with fewer there are none, and the old test rows decide. They are trained on when
   the next batch has come.
 - The rest is trained on, a hashed part of it as validation rows.
-- No place (latitude and longitude) has labels on both sides, or the gate would ask for what the neighbours' targets
+- No place, if the table has one, has labels on both sides, or the gate would ask for what the neighbours' targets
   tell. Of a place that would, a hash says which side keeps its rows; the others are set aside until the next batch.
 """
 
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +26,16 @@ import pandas as pd
 import pandera.pandas as pa
 from loguru import logger
 
-from pipeline.stage_runner import PROCESSED, RAW_DATA, REPORTS, StageError, load_params, run_stage
+from pipeline.stage_runner import PROCESSED, REPORTS, StageError, load_params, raw_data, run_stage
 from tableloop.state.label_batches import FEEDBACK, read_batches
-from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
+from tableloop.table import Table, load_table
 
+WORDS = {"not_nullable": "empty", "coerce_dtype('float64')": "not a number"}  # for pandera's names of checks
 SHOWN = 5  # ranges and values shown of each problem
 
 
-def check(frame: pd.DataFrame, what: str = "the raw data") -> pd.DataFrame:
-    """Return the frame with float64 columns in the order of the schema.
+def check(frame: pd.DataFrame, table: Table, what: str = "the raw data") -> pd.DataFrame:
+    """Return the frame with float64 columns, the features in the order of the table and then the target.
 
     Raises
     ------
@@ -42,8 +45,16 @@ def check(frame: pd.DataFrame, what: str = "the raw data") -> pd.DataFrame:
     """
     schema = pa.DataFrameSchema(
         {
-            column.name: pa.Column(float, pa.Check.in_range(column.minimum, column.maximum), coerce=True)
-            for column in (*FEATURES, TARGET)
+            column.name: pa.Column(
+                float,
+                pa.Check.in_range(
+                    column.minimum,
+                    column.maximum,
+                    error=f"not within {column.minimum:g} to {column.maximum:g}",
+                ),
+                coerce=True,
+            )
+            for column in table.fields
         },
         strict=True,
     )
@@ -52,23 +63,25 @@ def check(frame: pd.DataFrame, what: str = "the raw data") -> pd.DataFrame:
     try:
         checked: pd.DataFrame = schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
-        problems = _problems(frame, error.failure_cases)
+        problems = _problems(error.failure_cases)
         raise StageError("\n  ".join([f"{len(problems)} problems in {what}", *problems])) from None
-    return checked[[*FEATURE_NAMES, TARGET.name]]
+    return checked[[*table.feature_names, table.target_name]]
 
 
-def place_in_split(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return a number in [0, 1) for each row, shape (n,): a hash of its eight features.
+def place_in_split(frame: pd.DataFrame, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return a number in [0, 1) for each row, shape (n,): a hash of its features, which ``names`` are.
 
     It depends on nothing but the row, so no row changes side when others are added; and not on the target, so the
-    same place with another label stays on the same side too.
+    same row with another label stays on the same side too.
     """
-    return _hashed(frame[list(FEATURE_NAMES)])
+    return _hashed(frame[list(names)])
 
 
-def split(frame: pd.DataFrame, test_fraction: float, validation_fraction: float) -> dict[str, pd.DataFrame]:
+def split(
+    frame: pd.DataFrame, names: Sequence[str], test_fraction: float, validation_fraction: float
+) -> dict[str, pd.DataFrame]:
     """Return the parts "train", "validation" and "test"; ``validation_fraction`` is of the rows that are not test."""
-    place = place_in_split(frame)
+    place = place_in_split(frame, names)
     validation_end = test_fraction + (1 - test_fraction) * validation_fraction
     parts = {
         "train": place >= validation_end,
@@ -79,7 +92,7 @@ def split(frame: pd.DataFrame, test_fraction: float, validation_fraction: float)
 
 
 def split_feedback(
-    batches: pd.DataFrame, *, validation_fraction: float, gate_fraction: float, gate_rows: int
+    batches: pd.DataFrame, table: Table, *, validation_fraction: float, gate_fraction: float, gate_rows: int
 ) -> pd.DataFrame:
     """Return the rows that count, the oldest prediction first, with their ``part``.
 
@@ -94,30 +107,33 @@ def split_feedback(
         Features, target, "predicted_at", "batch" and "part": "train", "validation", "gate" or "aside".
     """
     rows = batches.sort_values(["predicted_at", "prediction_id"], kind="stable", ignore_index=True)
-    rows = rows[~_row_keys(rows).duplicated(keep="last").to_numpy()].reset_index(drop=True)
+    rows = rows[~_row_keys(rows, table.feature_names).duplicated(keep="last").to_numpy()].reset_index(drop=True)
     gate = _for_the_gate(rows, gate_fraction, gate_rows)
-    place = rows[["Latitude", "Longitude"]]
-    places = pd.MultiIndex.from_frame(place)
-    shared = places.isin(places[gate]) & places.isin(places[~gate])
-    to_gate = _hashed(place, b"gate") < 0.5
-    aside = shared & (gate != to_gate)
+    aside = np.zeros_like(gate)
+    if table.place is not None:
+        place = rows[[table.place.latitude, table.place.longitude]]
+        places = pd.MultiIndex.from_frame(place)
+        shared = places.isin(places[gate]) & places.isin(places[~gate])
+        aside = shared & (gate != (_hashed(place, b"gate") < 0.5))
     if (gate & ~aside).sum() < gate_rows:
         gate[:] = aside[:] = False
-    part = np.where(_hashed(rows[list(FEATURE_NAMES)], b"validation") < validation_fraction, "validation", "train")
+    part = np.where(
+        _hashed(rows[list(table.feature_names)], b"validation") < validation_fraction, "validation", "train"
+    )
     part = np.where(aside, "aside", np.where(gate, "gate", part))
-    return rows[[*FEATURE_NAMES, TARGET.name, "predicted_at", "batch"]].assign(part=part.astype(str))
+    return rows[[*table.feature_names, table.target_name, "predicted_at", "batch"]].assign(part=part.astype(str))
 
 
 def superseded(
-    parts: dict[str, pd.DataFrame], feedback: pd.DataFrame, least: int
+    parts: dict[str, pd.DataFrame], feedback: pd.DataFrame, names: Sequence[str], least: int
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """Return the raw parts without the rows that came back with a new label for training, and the feedback.
 
     Where fewer than ``least`` test rows would remain, the test part stays, and those labels are set aside.
     """
     trained = feedback["part"].isin(["train", "validation"])
-    keys = {name: _row_keys(part) for name, part in parts.items()}
-    of_feedback = _row_keys(feedback)
+    keys = {name: _row_keys(part, names) for name, part in parts.items()}
+    of_feedback = _row_keys(feedback, names)
     if (~keys["test"].isin(of_feedback[trained])).sum() < min(least, len(parts["test"])):
         again = trained & of_feedback.isin(keys["test"])
         feedback = feedback.assign(part=feedback["part"].mask(again, "aside"))
@@ -139,8 +155,8 @@ def _for_the_gate(rows: pd.DataFrame, fraction: float, least: int) -> npt.NDArra
     return gate
 
 
-def _row_keys(frame: pd.DataFrame) -> pd.Series[float]:
-    return pd.Series(place_in_split(frame), index=frame.index)
+def _row_keys(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series[float]:
+    return pd.Series(place_in_split(frame, names), index=frame.index)
 
 
 def _hashed(columns: pd.DataFrame, purpose: bytes = b"") -> npt.NDArray[np.float64]:
@@ -151,30 +167,18 @@ def _hashed(columns: pd.DataFrame, purpose: bytes = b"") -> npt.NDArray[np.float
     return np.array([int.from_bytes(number, "little") >> 11 for number in hashes], dtype=np.float64) / 2.0**53
 
 
-def _problems(frame: pd.DataFrame, failures: pd.DataFrame) -> list[str]:
+def _problems(failures: pd.DataFrame) -> list[str]:
     """Return a line for each column and kind of problem, from pandera's table of single failures."""
-    bounds = {column.name: f"{column.minimum:g} to {column.maximum:g}" for column in (*FEATURES, TARGET)}
-    problems: list[str] = []
-    for check_name, name in (("column_in_dataframe", "missing column"), ("column_in_schema", "unknown column")):
-        problems += [f"{name}: {column}" for column in failures.loc[failures["check"] == check_name, "failure_case"]]
-    for column, bound in bounds.items():
-        if column not in frame:
-            continue
-        values = frame[column]
-        numbers = pd.to_numeric(values, errors="coerce")
-        text = numbers.isna() & values.notna()
-        failed = failures.loc[failures["column"] == column, "index"].dropna().astype(int)
-        bad = pd.Series(False, index=frame.index)
-        bad.loc[failed] = True
-        for what, rows in (
-            ("empty", values.isna()),
-            ("not a number", text),
-            (f"not within {bound}", numbers.notna() & bad),
-        ):
-            if rows.any():
-                problems.append(
-                    f"{column}: {_count(int(rows.sum()))} {what}, {_lines(rows)}{_examples(values[rows])}"
-                )
+    problems = []
+    for kind, what in (("column_in_dataframe", "missing column"), ("column_in_schema", "unknown column")):
+        problems += [f"{what}: {name}" for name in failures.loc[failures["check"] == kind, "failure_case"]]
+    of_values = failures.dropna(subset=["column", "index"])
+    # What pandera says of a whole column's type it has said of the values before.
+    of_values = of_values[~of_values["check"].str.startswith("dtype")]
+    for (name, check_name), cases in of_values.groupby(["column", "check"], sort=False):
+        what = WORDS.get(str(check_name), str(check_name))
+        lines = np.sort(cases["index"].to_numpy(np.int64)) + 2
+        problems.append(f"{name}: {_count(len(cases))} {what}, {_lines(lines)}{_examples(cases['failure_case'])}")
     return problems
 
 
@@ -182,9 +186,8 @@ def _count(rows: int) -> str:
     return "1 value" if rows == 1 else f"{rows:,} values"
 
 
-def _lines(rows: pd.Series[bool]) -> str:
+def _lines(lines: npt.NDArray[np.int64]) -> str:
     """Return the lines of the file as ranges: "lines 3-5, 9"."""
-    lines = np.flatnonzero(rows.to_numpy()) + 2
     starts = np.flatnonzero(np.diff(lines, prepend=-1) > 1)
     ranges = [
         f"{first}" if first == last else f"{first}-{last}"
@@ -194,7 +197,7 @@ def _lines(rows: pd.Series[bool]) -> str:
     return f"line {shown}" if len(lines) == 1 else f"lines {shown}"
 
 
-def _examples(values: pd.Series[float]) -> str:
+def _examples(values: pd.Series[Any]) -> str:
     examples = list(dict.fromkeys(str(value) for value in values.dropna()))[:SHOWN]
     return f" (for example {', '.join(examples)})" if examples else ""
 
@@ -202,24 +205,26 @@ def _examples(values: pd.Series[float]) -> str:
 def main() -> None:
     """Read the raw data and the labelled predictions, write the parts and a summary."""
     params = load_params()["preprocess"]
+    table = load_table()
     try:
-        raw = pd.read_csv(RAW_DATA)
+        raw = pd.read_csv(raw_data(table))
     except (OSError, ValueError) as error:
-        raise StageError(f"{RAW_DATA} cannot be read: {error}") from error
-    parts = split(check(raw), params["test_fraction"], params["validation_fraction"])
+        raise StageError(f"{raw_data(table)} cannot be read: {error}") from error
+    parts = split(check(raw, table), table.feature_names, params["test_fraction"], params["validation_fraction"])
     try:
         batches = read_batches(FEEDBACK)
     except (OSError, ValueError) as error:
         raise StageError(f"{FEEDBACK} cannot be read: {error}") from error
     if len(batches):
-        check(batches[[*FEATURE_NAMES, TARGET.name]], f"the labels in {FEEDBACK}")
+        check(batches[[*table.feature_names, table.target_name]], table, f"the labels in {FEEDBACK}")
     feedback = split_feedback(
         batches,
+        table,
         validation_fraction=params["validation_fraction"],
         gate_fraction=params["gate_fraction"],
         gate_rows=params["gate_rows"],
     )
-    parts, feedback = superseded(parts, feedback, params["gate_rows"])
+    parts, feedback = superseded(parts, feedback, table.feature_names, params["gate_rows"])
     PROCESSED.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         if part.empty:
@@ -227,7 +232,7 @@ def main() -> None:
         part.to_parquet(PROCESSED / f"{name}.parquet", index=False)
     feedback.to_parquet(PROCESSED / "feedback.parquet", index=False)
     summary: dict[str, object] = {
-        name: {"rows": len(part), "mean_value": round(float(part[TARGET.name].mean()), 6)}
+        name: {"rows": len(part), "mean_value": round(float(part[table.target_name].mean()), 6)}
         for name, part in parts.items()
     }
     counted = {name: int(count) for name, count in feedback["part"].value_counts().sort_index().items()}

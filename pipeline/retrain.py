@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from pipeline.stage_runner import REPORTS, RESULTS, StageResult, read_results
+from pipeline.stage_runner import FORCED, REPORTS, RESULTS, StageResult, read_results
 from pipeline.workspace import prepare
 from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
 from tableloop.settings import RegistrySettings
@@ -159,7 +159,12 @@ def main() -> int:
     parser.add_argument("--unless-registered", action="store_true", help="do nothing when a version serves already")
     parser.add_argument("--trigger", help="who began it, for the history (default: start or user)")
     parser.add_argument("--reason", default="", help="why, for the history")
+    parser.add_argument("--force", action="store_true", help="promote even what the gate rejects; needs --reason")
     arguments = parser.parse_args()
+    if arguments.force:
+        if not arguments.reason.strip():
+            parser.error("--force needs --reason, which is noted with the version")
+        os.environ[FORCED] = json.dumps({"by": _user(), "reason": arguments.reason})
     settings = RegistrySettings()
     trigger = arguments.trigger or ("start" if arguments.unless_registered else "user")
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -20,12 +20,13 @@ from tableloop.mlflow_http import download_version, find_alias
 from tableloop.model.intervals import Answers
 from tableloop.model.onnx_scorer import DIRECTORY, BrokenScorerError, Scorer
 from tableloop.settings import RegistrySettings
+from tableloop.table import Table, load_table
 
 KINDS: dict[str, Kind] = {".csv": "csv", ".parquet": "parquet"}
 Predict = Callable[[Matrix], Answers]
 
 
-def score_file(source: Path, target: Path, predict: Predict, version: str) -> int:
+def score_file(source: Path, target: Path, predict: Predict, version: str, table: Table) -> int:
     """Write the rows of one file with their predictions to another, and return how many there are.
 
     Raises
@@ -36,13 +37,13 @@ def score_file(source: Path, target: Path, predict: Predict, version: str) -> in
     partial = target.with_name(f".{target.name}.partial")
     try:
         with source.open("rb") as file:
-            rows = check_table(file, kind_of(source))
-            reader = TableReader(file, kind_of(source))
+            rows = check_table(file, kind_of(source), table)
+            reader = TableReader(file, kind_of(source), table)
             with partial.open("wb") as sink, tqdm(total=rows, unit="row", unit_scale=True) as progress:
-                writer = TableWriter(sink, reader.schema, kind_of(target))
+                writer = TableWriter(sink, reader.schema, kind_of(target), table.answer)
                 for batch in reader.batches():
                     ids = [str(uuid.uuid4()) for _ in range(batch.num_rows)]
-                    writer.write(batch, predict(features_of(batch)), version, ids)
+                    writer.write(batch, predict(features_of(batch, table.feature_names)), version, ids)
                     progress.update(batch.num_rows)
                 writer.close()
         partial.replace(target)
@@ -94,7 +95,9 @@ def main() -> None:
         for path in (options.source, options.target):
             kind_of(path)
         if options.model is not None:
-            rows = score_file(options.source, options.target, load_predict(options.model), options.model.name)
+            rows = score_file(
+                options.source, options.target, load_predict(options.model), options.model.name, load_table()
+            )
         else:
             rows = _score_by_registry(options.source, options.target)
     except (TableError, OSError) as error:
@@ -114,7 +117,7 @@ def _score_by_registry(source: Path, target: Path) -> int:
     version = str(found["version"])
     with tempfile.TemporaryDirectory() as directory:
         download_version(uri, name, version, Path(directory))
-        return score_file(source, target, load_predict(Path(directory)), version)
+        return score_file(source, target, load_predict(Path(directory)), version, load_table())
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ from typing import Any
 import yaml
 from loguru import logger
 
-RAW_DATA = Path("data/raw/california_housing.csv")
+from tableloop.table import DATA, Table
+
 PROCESSED = Path("data/processed")
 MODELS = Path("models")
 REPORTS = Path("reports")
+FORCED = "RETRAIN_FORCED"  # environment variable of a retraining that somebody forces: who and why, as JSON
 RESULTS = "STAGE_RESULTS"  # environment variable: the directory for what the stages hand on
 
 
@@ -77,6 +79,11 @@ def load_params() -> dict[str, Any]:
     """Return params.yaml of the current directory: a section for each stage."""
     params: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
     return params
+
+
+def raw_data(table: Table) -> Path:
+    """Return the file of the raw data."""
+    return DATA / table.path
 
 
 def best_of(metrics: dict[str, dict[str, float]]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,21 +16,48 @@ from loguru import logger
 from skops import io as skops_io
 
 from pipeline.stage_runner import MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
-from tableloop.evaluation.extrapolation import measure
+from tableloop.evaluation.extrapolation import Limits, measure
 from tableloop.evaluation.plots import write_plots
-from tableloop.evaluation.scores import gate_scores, scores, target
-from tableloop.model.candidates import build
+from tableloop.evaluation.scores import gate_scores, scores
+from tableloop.model.candidates import Setting, build, kriging
 from tableloop.model.conformal import ConformalRegressor, Matrix, as_matrix
 from tableloop.model.price_index import PriceIndex
 from tableloop.model.trusted_types import TRUSTED_TYPES
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import Table, load_table
 
 T = TypeVar("T")
+Params = Mapping[str, Any]  # the section `train` of params.yaml
+Parts = Mapping[str, pd.DataFrame]
 
 
-def fit_candidate(
-    name: str, params: dict[str, Any], parts: Mapping[str, pd.DataFrame], *, seed: int, coverage: float
-) -> ConformalRegressor:
+@dataclass(frozen=True)
+class Fitted:
+    """A candidate with its metrics, when its fit began (unix seconds) and how many seconds it took."""
+
+    model: ConformalRegressor
+    metrics: dict[str, float]
+    started_at: float
+    seconds: float
+
+
+def setting_of(params: Params, table: Table) -> Setting:
+    """Return what all candidates share."""
+    place = (table.place.latitude, table.place.longitude) if table.place else None
+    return Setting(table.feature_names, place, params["kriging"], params["seed"])
+
+
+def new_model(name: str, params: Params, table: Table) -> ConformalRegressor:
+    """Return an unfitted candidate of params.yaml with its intervals."""
+    estimator = build(name, params["candidates"][name] or {}, setting_of(params, table))
+    return ConformalRegressor(estimator, list(table.feature_names), params["coverage"], params["least_error"])
+
+
+def new_index(params: Params, table: Table) -> PriceIndex | None:
+    """Return the unfitted index that carries older values to newer prices; None for a table without a place."""
+    return PriceIndex(kriging(setting_of(params, table)), **params["price_index"]) if table.place else None
+
+
+def fit_candidate(name: str, params: Params, table: Table, parts: Parts) -> ConformalRegressor:
     """Return the candidate fitted on the train rows, its intervals calibrated on the validation rows.
 
     Raises
@@ -38,43 +66,32 @@ def fit_candidate(
         Naming the candidate, whatever went wrong in it.
     """
     try:
-        model = ConformalRegressor(build(name, params, seed), coverage)
-        model.fit(parts["train"][list(FEATURE_NAMES)], target(parts["train"]))
-        return model.calibrate(parts["validation"][list(FEATURE_NAMES)], target(parts["validation"]))
+        model = new_model(name, params, table)
+        model.fit(*_rows(parts["train"], table))
+        return model.calibrate(*_rows(parts["validation"], table))
     except Exception as error:
         raise StageError(f"candidate {name}: {type(error).__name__}: {error}") from error
 
 
-def refit_winner(
-    name: str,
-    params: dict[str, Any],
-    parts: Mapping[str, pd.DataFrame],
-    *,
-    seed: int,
-    coverage: float,
-    labelled: pd.DataFrame | None = None,
-    index: PriceIndex | None = None,
-) -> ConformalRegressor:
+def refit_winner(name: str, params: Params, table: Table, parts: Parts, labelled: pd.DataFrame) -> ConformalRegressor:
     """Return the candidate that won, fitted again on all rows that are not for testing.
 
     The choice is made, so the validation rows are worth more as training rows. Its intervals come from the same rows,
-    each seen by models that did not know it. ``labelled`` rows come after those of the census, and the index carries
-    these to their prices.
+    each seen by models that did not know it. ``labelled`` rows come after the raw ones, and an index carries these to
+    their prices.
     """
-    rows = pd.concat([parts["train"], parts["validation"]], ignore_index=True)
+    rows = _not_for_testing(parts)
     try:
-        model = ConformalRegressor(build(name, params, seed), coverage)
-        if labelled is None or labelled.empty:
-            return model.fit_calibrated(rows[list(FEATURE_NAMES)], target(rows))
+        model = new_model(name, params, table)
+        if labelled.empty:
+            return model.fit_calibrated(*_rows(rows, table))
         rows = pd.concat([rows.assign(batch=0), labelled], ignore_index=True)
-        return model.fit_calibrated(rows[list(FEATURE_NAMES)], target(rows), index=index, batch=rows["batch"])
+        return model.fit_calibrated(*_rows(rows, table), index=new_index(params, table), batch=rows["batch"])
     except Exception as error:
         raise StageError(f"candidate {name}: {type(error).__name__}: {error}") from error
 
 
-def at_present(
-    parts: Mapping[str, pd.DataFrame], labelled: pd.DataFrame, index: PriceIndex
-) -> dict[str, pd.DataFrame]:
+def at_present(params: Params, table: Table, parts: Parts, labelled: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the train and validation rows in prices of the newest labels, those among them.
 
     The index is learnt from train rows only, so that the validation rows stay what they are for.
@@ -83,101 +100,104 @@ def at_present(
         name: pd.concat([parts[name].assign(batch=0), labelled[labelled["part"] == name]], ignore_index=True)
         for name in ("train", "validation")
     }
-    train = together["train"]
-    index.fit(as_matrix(train), target(train), train["batch"].to_numpy(np.int64))
-    for rows in together.values():
-        rows[TARGET.name] = index.renew(as_matrix(rows), target(rows), rows["batch"].to_numpy(np.int64))
+    if index := new_index(params, table):
+        index.fit(*_rows(together["train"], table), together["train"]["batch"].to_numpy(np.int64))
+        for rows in together.values():
+            rows[table.target_name] = index.renew(*_rows(rows, table), rows["batch"].to_numpy(np.int64))
     return together
 
 
-def table(metrics: dict[str, dict[str, float]], seconds: dict[str, float]) -> str:
+def fit_all(pool: Executor, params: Params, table: Table, parts: Parts, labelled: pd.DataFrame) -> dict[str, Fitted]:
+    """Return the candidates; with labels only those that are meant for them."""
+    names, fitting = list(params["candidates"]), parts
+    if len(labelled):
+        names = [name for name in params["with_labels"] if name in names] or names
+        fitting = {**parts, **at_present(params, table, parts, labelled)}
+    fits = {name: pool.submit(_timed_fit, name, params, table, fitting) for name in names}
+    fitted = {}
+    for name, fit in fits.items():
+        fitted[name] = _result(name, fit)
+        logger.info(
+            "{:<24} {:6.2f} s   custom_rmse {:.4f}", name, fitted[name].seconds, fitted[name].metrics["custom_rmse"]
+        )
+    return fitted
+
+
+def limits_of(model: ConformalRegressor, params: Params, table: Table, parts: Parts) -> Limits:
+    """Return what the winner cannot do."""
+    return measure(
+        model,
+        *_rows(_not_for_testing(parts), table),
+        *_rows(parts["test"], table),
+        latitude=table.place.latitude if table.place else None,
+        **params["limits"],
+    )
+
+
+def summary(fitted: Mapping[str, Fitted]) -> str:
     """Return the candidates as lines of text, the best first."""
     columns = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
     lines = [f"{'candidate':<24}" + "".join(f"{column:>17}" for column in columns) + f"{'seconds':>10}"]
-    for name in sorted(metrics, key=lambda name: metrics[name]["custom_rmse"]):
-        values = "".join(f"{metrics[name][column]:>17.4f}" for column in columns)
-        lines.append(f"{name:<24}{values}{seconds[name]:>10.2f}")
+    for name, candidate in sorted(fitted.items(), key=lambda item: item[1].metrics["custom_rmse"]):
+        values = "".join(f"{candidate.metrics[column]:>17.4f}" for column in columns)
+        lines.append(f"{name:<24}{values}{candidate.seconds:>10.2f}")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Read the parts, write the models, their metrics, plots and timings."""
-    params = load_params()["train"]
+    params, table = load_params()["train"], load_table()
     parts = {part: pd.read_parquet(PROCESSED / f"{part}.parquet") for part in ("train", "validation", "test")}
     feedback = pd.read_parquet(PROCESSED / "feedback.parquet")
     labelled = feedback[feedback["part"].isin(["train", "validation"])]
     gate = feedback[feedback["part"] == "gate"]
-    candidates: dict[str, Any] = params["candidates"]
-    index = PriceIndex(candidates.get("spatial", {}).get("kernel"), **params["price_index"])
-    fitting = parts
-    if len(labelled):
-        candidates = {name: candidates[name] for name in params["with_labels"] if name in candidates} or candidates
-        fitting = at_present(parts, labelled, index)
     MODELS.mkdir(exist_ok=True)
     REPORTS.mkdir(exist_ok=True)
-    metrics: dict[str, dict[str, float]] = {}
-    timings: dict[str, dict[str, float]] = {}
-    models: dict[str, ConformalRegressor] = {}
     # One candidate a process, each with one thread: the numbers are those of one core, in the time of all.
     with ProcessPoolExecutor() as pool:
-        fits = {
-            name: pool.submit(
-                _timed_fit, name, candidate or {}, fitting, seed=params["seed"], coverage=params["coverage"]
-            )
-            for name, candidate in candidates.items()
-        }
-        for name, fit in fits.items():
-            models[name], started_at, seconds = _result(name, fit)
-            metrics[name] = scores(models[name], fitting["validation"], parts["test"])
-            timings[name] = {"started_at": round(started_at, 3), "train_seconds": round(seconds, 3)}
-            logger.info("{:<24} {:6.2f} s   custom_rmse {:.4f}", name, seconds, metrics[name]["custom_rmse"])
-
-        winner, start = best_of(metrics), time.perf_counter()
-        written = {
-            name: pool.submit(_write, name, model, parts["test"], params)
-            for name, model in models.items()
+        fitted = fit_all(pool, params, table, parts, labelled)
+        winner = best_of({name: candidate.metrics for name, candidate in fitted.items()})
+        writing = {
+            name: pool.submit(_write, name, candidate.model, parts["test"], table, params)
+            for name, candidate in fitted.items()
             if name != winner
         }
-        models[winner] = refit_winner(
-            winner,
-            candidates[winner] or {},
-            parts,
-            seed=params["seed"],
-            coverage=params["coverage"],
-            labelled=labelled,
-            index=index,
-        )
-        seconds = time.perf_counter() - start
-        written[winner] = pool.submit(_write, winner, models[winner], parts["test"], params)
-        timings[winner]["train_seconds"] = round(timings[winner]["train_seconds"] + seconds, 3)
-        # What it says of the validation rows stays: the refitted model has seen them.
-        refitted = scores(models[winner], fitting["validation"], parts["test"])
-        metrics[winner] |= {name: value for name, value in refitted.items() if name.startswith("test_")}
-        logger.info("{:<24} {:6.2f} s   on train and validation rows", winner, seconds)
-        if len(gate):
-            for name, model in models.items():
-                metrics[name] |= gate_scores(model, gate)
-
-        fitted = pd.concat([parts["train"], parts["validation"]], ignore_index=True)
-        limits = measure(models[winner], *_rows(fitted), *_rows(parts["test"]))
-        (REPORTS / "limits.json").write_text(json.dumps(limits, indent=2) + "\n")
-        for name, writing in written.items():
-            _result(name, writing)
-    (REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    (REPORTS / "timings.json").write_text(json.dumps(timings, indent=2) + "\n")
-    logger.info(
-        "all candidates\n{}",
-        table(metrics, {name: timing["train_seconds"] for name, timing in timings.items()}),
-    )
+        fitted[winner] = _refitted(fitted[winner], winner, params, table, parts=parts, labelled=labelled)
+        writing[winner] = pool.submit(_write, winner, fitted[winner].model, parts["test"], table, params)
+        limits = limits_of(fitted[winner].model, params, table, parts)
+        for name, written in writing.items():
+            _result(name, written)
+    if len(gate):
+        for candidate in fitted.values():
+            candidate.metrics.update(gate_scores(candidate.model, gate, table.target_name))
+    timings = {
+        name: {"started_at": round(candidate.started_at, 3), "train_seconds": round(candidate.seconds, 3)}
+        for name, candidate in fitted.items()
+    }
+    metrics = {name: candidate.metrics for name, candidate in fitted.items()}
+    for report, content in (("limits", limits), ("metrics", metrics), ("timings", timings)):
+        (REPORTS / f"{report}.json").write_text(json.dumps(content, indent=2) + "\n")
+    logger.info("all candidates\n{}", summary(fitted))
 
 
-def _timed_fit(
-    name: str, params: dict[str, Any], parts: Mapping[str, pd.DataFrame], *, seed: int, coverage: float
-) -> tuple[ConformalRegressor, float, float]:
-    """Return the fitted candidate, when its fit began (unix seconds) and how many seconds it took."""
+def _timed_fit(name: str, params: Params, table: Table, parts: Parts) -> Fitted:
     started_at, start = time.time(), time.perf_counter()
-    model = fit_candidate(name, params, parts, seed=seed, coverage=coverage)
-    return model, started_at, time.perf_counter() - start
+    model = fit_candidate(name, params, table, parts)
+    seconds = time.perf_counter() - start
+    return Fitted(model, scores(model, parts["validation"], parts["test"], table.target_name), started_at, seconds)
+
+
+def _refitted(
+    fitted: Fitted, name: str, params: Params, table: Table, *, parts: Parts, labelled: pd.DataFrame
+) -> Fitted:
+    """Return the winner fitted again. What it says of the validation rows stays: the new model has seen them."""
+    start = time.perf_counter()
+    model = refit_winner(name, params, table, parts, labelled)
+    seconds = time.perf_counter() - start
+    logger.info("{:<24} {:6.2f} s   on train and validation rows", name, seconds)
+    anew = scores(model, parts["validation"], parts["test"], table.target_name)
+    of_test = {metric: value for metric, value in anew.items() if metric.startswith("test_")}
+    return replace(fitted, model=model, metrics=fitted.metrics | of_test, seconds=fitted.seconds + seconds)
 
 
 def _result(name: str, future: Future[T]) -> T:
@@ -187,20 +207,25 @@ def _result(name: str, future: Future[T]) -> T:
         raise StageError(f"candidate {name}: its process was killed, perhaps for want of memory") from None
 
 
-def _write(name: str, model: ConformalRegressor, test: pd.DataFrame, params: dict[str, Any]) -> None:
+def _write(name: str, model: ConformalRegressor, test: pd.DataFrame, table: Table, params: Params) -> None:
     _save(name, model)
     write_plots(
         REPORTS / "plots" / name,
         model,
         test,
+        table,
         importance_rows=params["importance_rows"],
         repeats=params["importance_repeats"],
         seed=params["seed"],
     )
 
 
-def _rows(part: pd.DataFrame) -> tuple[Matrix, Matrix]:
-    return as_matrix(part), target(part)
+def _not_for_testing(parts: Parts) -> pd.DataFrame:
+    return pd.concat([parts["train"], parts["validation"]], ignore_index=True)
+
+
+def _rows(part: pd.DataFrame, table: Table) -> tuple[Matrix, Matrix]:
+    return as_matrix(part, table.feature_names), part[table.target_name].to_numpy(np.float64)
 
 
 def _save(name: str, model: ConformalRegressor) -> None:

@@ -1,13 +1,13 @@
-"""Files of rows, CSV or Parquet: read and written a few thousand rows at a time, checked against the schema.
+"""Files of rows, CSV or Parquet: read and written a few thousand rows at a time, checked against the table.
 
-Columns are found by name. Those of the schema become float64; all others go through as they are, which for CSV means
-as text. What is computed is appended as `OUTPUT_COLUMNS`.
+Columns are found by name. Those of the table become float64; all others go through as they are, which for CSV means
+as text. What is computed is appended as `output_columns`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Literal
 
@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tableloop.model.intervals import Answers
-from tableloop.table import FEATURE_NAMES, FEATURES, Column
+from tableloop.table import Column, Table
 
 Matrix = npt.NDArray[np.float64]
 Kind = Literal["csv", "parquet"]
@@ -30,16 +30,11 @@ MAX_PROBLEMS: Final = 100
 # Text of CSV is parsed by blocks of bytes, and a row must fit into one.
 _BLOCK_BYTES: Final = 1 << 20
 _NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_ADDED: Final = pa.schema(
-    [
-        ("predicted_median_house_value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("model_version", pa.string()),
-        ("prediction_id", pa.string()),
-    ]
-)
-OUTPUT_COLUMNS: Final = tuple(_ADDED.names)
+
+
+def output_columns(answer: str) -> tuple[str, ...]:
+    """Return the names of the columns that are appended; ``answer`` is the name of the predicted value."""
+    return (answer, "low", "high", "model_version", "prediction_id")
 
 
 @dataclass(frozen=True)
@@ -80,15 +75,18 @@ class TableReader:
         The file cannot be read, or it lacks columns.
     """
 
-    def __init__(self, file: BinaryIO, kind: Kind) -> None:
+    def __init__(self, file: BinaryIO, kind: Kind, table: Table) -> None:
         self._kind = kind
+        self._columns = table.features
         try:
             self._reader = _open_csv(file) if kind == "csv" else _open_parquet(file)
             found = self._reader.schema if kind == "csv" else self._reader.schema_arrow
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise TableError([_unreadable(error, kind)]) from error
-        _check_columns(found, kind)
-        fields = [pa.field(field.name, pa.float64()) if field.name in FEATURE_NAMES else field for field in found]
+        _check_columns(found, kind, table)
+        fields = [
+            pa.field(field.name, pa.float64()) if field.name in table.feature_names else field for field in found
+        ]
         self.schema = pa.schema(fields)
         self.rows: int | None = self._reader.metadata.num_rows if kind == "parquet" else None  # None: not known yet
 
@@ -119,7 +117,7 @@ class TableReader:
     def _checked(self, batch: pa.RecordBatch, done: int) -> pa.RecordBatch:
         problems: list[Problem] = []
         columns = list(batch.columns)
-        for column in FEATURES:
+        for column in self._columns:
             place = self.schema.get_field_index(column.name)
             columns[place], wrong = _as_numbers(columns[place], column, done)
             problems += wrong
@@ -129,7 +127,7 @@ class TableReader:
         return pa.record_batch(columns, schema=self.schema)
 
 
-def check_table(file: BinaryIO, kind: Kind) -> int:
+def check_table(file: BinaryIO, kind: Kind, table: Table) -> int:
     """Read a file to its end and return how many rows it has; all of them are valid.
 
     Raises
@@ -138,20 +136,22 @@ def check_table(file: BinaryIO, kind: Kind) -> int:
         Some are not, or there are none.
     """
     file.seek(0)
-    rows: int = sum(batch.num_rows for batch in TableReader(file, kind).batches())
+    rows: int = sum(batch.num_rows for batch in TableReader(file, kind, table).batches())
     if rows == 0:
         raise TableError.of("there are no rows")
     file.seek(0)
     return rows
 
 
-def features_of(batch: pa.RecordBatch) -> Matrix:
-    """Return the features of a batch, shape (n, 8), in the order of the schema."""
-    return np.column_stack([_numbers_of(batch.column(name)) for name in FEATURE_NAMES])
+def features_of(batch: pa.RecordBatch, names: Sequence[str]) -> Matrix:
+    """Return the features of a batch, the columns of these names, shape (n, names)."""
+    return np.column_stack([_numbers_of(batch.column(name)) for name in names])
 
 
 class TableWriter:
     """Writes batches with their predictions to a binary file; what it holds back is one row group at most.
+
+    ``answer`` is the name of the predicted value.
 
     Raises
     ------
@@ -159,8 +159,10 @@ class TableWriter:
         The table has columns that a CSV file cannot hold.
     """
 
-    def __init__(self, file: BinaryIO, schema: pa.Schema, kind: Kind) -> None:
-        self._schema = pa.schema([*schema, *_ADDED])
+    def __init__(self, file: BinaryIO, schema: pa.Schema, kind: Kind, answer: str) -> None:
+        types = [pa.float64()] * 3 + [pa.string()] * 2
+        added = [pa.field(name, type_) for name, type_ in zip(output_columns(answer), types, strict=True)]
+        self._schema = pa.schema([*schema, *added])
         try:
             self._writer: Any = (
                 pyarrow.csv.CSVWriter(file, self._schema)
@@ -216,9 +218,9 @@ def _parquet_batches(reader: Any) -> Iterator[pa.RecordBatch]:
     return iter(reader.iter_batches(batch_size=BATCH_ROWS, use_threads=False))
 
 
-def _check_columns(found: pa.Schema, kind: Kind) -> None:
+def _check_columns(found: pa.Schema, kind: Kind, table: Table) -> None:
     problems = [
-        Problem("the column is missing", column=name) for name in FEATURE_NAMES if name not in set(found.names)
+        Problem("the column is missing", column=name) for name in table.feature_names if name not in set(found.names)
     ]
     problems += [
         Problem("there are two columns of this name", column=name)
@@ -227,10 +229,10 @@ def _check_columns(found: pa.Schema, kind: Kind) -> None:
     ]
     problems += [
         Problem("a column of the answer has this name: rename or remove yours", column=name)
-        for name in OUTPUT_COLUMNS
+        for name in output_columns(table.answer)
         if name in found.names
     ]
-    for name in FEATURE_NAMES:
+    for name in table.feature_names:
         if kind == "csv" or found.names.count(name) != 1:
             continue
         given = found.field(name).type

@@ -104,7 +104,7 @@ def _headline(report: Report, moved: int, columns: int) -> str:
     if report["status"] == "drift":
         return f"Drift: {moved} of {columns} columns have moved" if moved else "Drift: the rows as a whole have moved"
     return (
-        "No drift: these are houses that the model knows"
+        "No drift: the newest rows are like those that the model knows"
         if report["status"] == "no drift"
         else report["status"].capitalize()
     )

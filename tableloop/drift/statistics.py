@@ -1,4 +1,4 @@
-"""Whether the newest predictions are of other houses than the model was made from.
+"""Compare recent requests with the rows that the model was made from.
 
 Two questions are asked of every column: could chance alone do this (two-sample Kolmogorov-Smirnov test, Holm's
 correction over all columns), and is it large enough to matter (population stability index, or Wasserstein distance in
@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import kstwo, norm, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
+from tableloop.table import Column, Table
 
 Matrix = npt.NDArray[np.float64]
 
@@ -63,16 +64,19 @@ class Reference:
 
     Attributes
     ----------
-    quantiles : ndarray of shape (9, `QUANTILES`)
-        Of the eight features in the order of the schema, then of the version's predictions of rows it had not seen.
-    counts, deviations : ndarray of shape (9,)
+    columns : tuple of str
+        The names of the features.
+    quantiles : ndarray of shape (features + 1, `QUANTILES`)
+        Of the features, then of the version's predictions of rows it had not seen.
+    counts, deviations : ndarray of shape (features + 1,)
         Of how many rows the quantiles are, and the standard deviations.
-    rows : ndarray of shape (m, 8)
+    rows : ndarray of shape (m, features)
         At most `SAMPLE_ROWS` of the rows.
     test_rmse : float
         The error that the version promised.
     """
 
+    columns: tuple[str, ...]
     quantiles: Matrix
     counts: Matrix
     deviations: Matrix
@@ -84,32 +88,52 @@ class Reference:
         np.savez_compressed(path, **asdict(self))
 
     @classmethod
-    def load(cls, path: Path) -> Reference:
-        """Read a reference.
+    def load(cls, path: Path, columns: Sequence[str]) -> Reference:
+        """Read a reference, its features in the order of ``columns``; one without names is in that order.
 
         Raises
         ------
         OSError, ValueError
-            There is none, or the file is something else.
+            There is none, the file is something else, or of other columns.
         """
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                names = tuple(file["columns"].tolist()) if "columns" in file else tuple(columns)
                 quantiles, counts, deviations, rows, test_rmse = (
-                    np.asarray(file[name], dtype=np.float64) for name in cls.__dataclass_fields__
+                    np.asarray(file[name], dtype=np.float64) for name in [*cls.__dataclass_fields__][1:]
                 )
         except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is not a drift reference: {error}") from None
-        return cls(quantiles, counts, deviations, rows, float(test_rmse))
+        if sorted(names) != sorted(columns) or rows.shape[1:] != (len(columns),):
+            raise ValueError(f"{path} is a drift reference of other columns: {', '.join(names)}")
+        order = [names.index(name) for name in columns]
+        with_predictions = [*order, len(order)]
+        return cls(
+            columns=tuple(columns),
+            quantiles=quantiles[with_predictions],
+            counts=counts[with_predictions],
+            deviations=deviations[with_predictions],
+            rows=rows[:, order],
+            test_rmse=float(test_rmse),
+        )
 
 
 def make_reference(
-    rows: Matrix, predictions: Matrix, test_rmse: float, weights: Matrix | None = None, seed: int = 0
+    rows: Matrix,
+    predictions: Matrix,
+    test_rmse: float,
+    *,
+    columns: Sequence[str],
+    weights: Matrix | None = None,
+    seed: int = 0,
 ) -> Reference:
     """Return the reference of a version.
 
     Parameters
     ----------
-    rows : ndarray of shape (n, 8)
+    columns : sequence of str
+        The names of the features.
+    rows : ndarray of shape (n, features)
         The features it was fitted on.
     predictions : ndarray of shape (k,)
         What it says of rows it has not seen.
@@ -128,6 +152,7 @@ def make_reference(
         len(rows), size=min(SAMPLE_ROWS, int((weights > 0).sum())), replace=False, p=share
     )
     return Reference(
+        columns=tuple(columns),
         quantiles=np.vstack([of_rows, of_predictions]),
         # rows of unequal weight are worth fewer of equal weight: Kish's effective sample size
         counts=np.append(np.full(rows.shape[1], 1 / (share**2).sum()), float(len(predictions))),
@@ -137,15 +162,17 @@ def make_reference(
     )
 
 
-def compare(reference: Reference, rows: Matrix, predictions: Matrix, policy: Policy) -> dict[str, Any]:
+def compare(reference: Reference, rows: Matrix, predictions: Matrix, policy: Policy, table: Table) -> dict[str, Any]:
     """Return what a window of predictions says, ready for JSON.
 
     Parameters
     ----------
-    rows : ndarray of shape (n, 8)
-        The features of the newest predictions.
+    rows : ndarray of shape (n, features)
+        The features of the newest predictions, in the order of the reference.
     predictions : ndarray of shape (k,)
         Those made by the version of the reference: another version's would show the change of the version.
+    table : Table
+        Titles and units of the columns.
 
     Returns
     -------
@@ -155,15 +182,18 @@ def compare(reference: Reference, rows: Matrix, predictions: Matrix, policy: Pol
     if len(rows) < policy.least_rows:
         summary = f"{len(rows)} predictions, {policy.least_rows} are needed"
         return {"status": "not enough data", "summary": summary, "columns": [], "joint": None}
-    samples = dict(zip(FEATURE_NAMES, rows.T, strict=True))
+    samples = dict(zip(reference.columns, rows.T, strict=True))
+    meaning = {column.name: column for column in table.features} | {
+        PREDICTION: table.target.model_copy(update={"title": "Prediction"})
+    }
     if len(predictions) >= policy.least_rows:
         samples[PREDICTION] = predictions
-    columns = [_column(reference, i, name, samples[name]) for i, name in enumerate(samples)]
+    columns = [_column(reference, i, name, samples[name], meaning[name]) for i, name in enumerate(samples)]
     for column, p_value in zip(columns, holm([column["p_value"] for column in columns]), strict=True):
         column["p_value"] = p_value
         large = column["psi"] >= policy.psi or column["wasserstein"] >= policy.wasserstein
         column["drifted"] = bool(p_value < policy.alpha and large)
-    joint = joint_change(reference.rows, rows)
+    joint = joint_change(reference.columns, reference.rows, rows)
     joint["drifted"] = bool(joint["p_value"] < policy.alpha and joint["auc"] >= policy.auc)
     moved = [column for column in columns if column["drifted"]]
     drifted = bool(moved or joint["drifted"])
@@ -248,8 +278,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in result]
 
 
-def joint_change(reference: Matrix, rows: Matrix, seed: int = 0) -> dict[str, Any]:
-    """Return how well a classifier tells the rows of a window, shape (n, 8), from those of the reference, (m, 8).
+def joint_change(columns: Sequence[str], reference: Matrix, rows: Matrix, seed: int = 0) -> dict[str, Any]:
+    """Return how well a classifier tells the rows of a window, (n, features), from those of the reference.
 
     Returns
     -------
@@ -271,41 +301,32 @@ def joint_change(reference: Matrix, rows: Matrix, seed: int = 0) -> dict[str, An
             early_stopping=False,
             random_state=seed,
         ).fit(X[fit], is_window[fit])
-        areas.append(area_under_curve(classifier.predict_proba(X[judge])[:, 1], is_window[judge]))
+        areas.append(roc_auc_score(is_window[judge], classifier.predict_proba(X[judge])[:, 1]))
     area = float(np.mean(areas))
     deviation = np.sqrt((len(X) + 1) / (12 * len(reference) * len(rows)))
     before, now = (_rank_correlations(part) for part in (reference, rows))
     first, second = max(
-        itertools.combinations(range(len(FEATURE_NAMES)), 2), key=lambda pair: abs(now[pair] - before[pair])
+        itertools.combinations(range(len(columns)), 2), key=lambda pair: abs(now[pair] - before[pair])
     )
     return {
         "auc": area,
         "p_value": float(norm.sf((area - 0.5) / deviation)),
-        "pair": [FEATURE_NAMES[first], FEATURE_NAMES[second]],
+        "pair": [columns[first], columns[second]],
         "correlation_before": float(before[first, second]),
         "correlation_now": float(now[first, second]),
     }
 
 
-def area_under_curve(scores: Matrix, positive: npt.NDArray[np.int_]) -> float:
-    """Return the area under the ROC curve: how often a positive row scores higher than another, ties by half."""
-    positives = int(positive.sum())
-    others = len(positive) - positives
-    above = float(rankdata(scores)[positive == 1].sum()) - positives * (positives + 1) / 2
-    return above / (positives * others)
-
-
-def _column(reference: Reference, index: int, name: str, sample: Matrix) -> dict[str, Any]:
+def _column(reference: Reference, index: int, name: str, sample: Matrix, meaning: Column) -> dict[str, Any]:
     quantiles, count = reference.quantiles[index], float(reference.counts[index])
-    schema = TARGET if name == PREDICTION else FEATURES[index]
     ks, p_value = ks_test(quantiles, count, sample)
     distance, shift = distances(quantiles, sample)
     # a column that was constant has no deviation: its own size is the next best unit
     unit = float(reference.deviations[index]) or max(abs(float(quantiles[0])), 1.0)
     return {
         "name": name,
-        "title": "Prediction" if name == PREDICTION else schema.title,
-        "unit": schema.unit,
+        "title": meaning.title,
+        "unit": meaning.unit,
         "ks": ks,
         "p_value": p_value,
         "psi": stability_index(quantiles, count, sample),
@@ -338,7 +359,7 @@ def _histogram(reference: Matrix, sample: Matrix) -> dict[str, list[float]]:
 
 
 def _rank_correlations(rows: Matrix) -> Matrix:
-    """Return Spearman's correlations, shape (8, 8); 0 with a constant column."""
+    """Return Spearman's correlations, (features, features); 0 with a constant column."""
     ranks = rankdata(rows, axis=0)
     ranks -= ranks.mean(axis=0)
     sizes = np.sqrt((ranks**2).sum(axis=0))

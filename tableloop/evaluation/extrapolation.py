@@ -1,7 +1,8 @@
-"""What a model cannot do, measured: prices beyond the places it was trained on."""
+"""What a model cannot do, measured: values beyond the places it was trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,12 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tableloop.model.conformal import ConformalRegressor
-from tableloop.model.kriging import FAR_KM
 
 Matrix = npt.NDArray[np.float64]
-
-LINE = 36.0  # degrees north: San Francisco lies on one side, Los Angeles on the other
-DISTANCES_KM = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 
 
 class AcrossLine(TypedDict):
@@ -42,36 +39,53 @@ class AtDistance(TypedDict):
 
 
 class Limits(TypedDict):
-    """What goes with a model wherever it is described; without neighbours there is no distance to speak of."""
+    """What goes with a model wherever it is described.
+
+    Without a place there is no line, and without neighbours there is no distance.
+    """
 
     far_km: float | None
-    across_line: AcrossLine
+    across_line: AcrossLine | None
     by_distance: list[AtDistance]
 
 
-def measure(model: ConformalRegressor, X: Matrix, y: Matrix, X_test: Matrix, y_test: Matrix) -> Limits:
-    """Return what a calibrated model cannot do, from the rows it was fitted on and from test rows."""
+def measure(
+    model: ConformalRegressor,
+    X: Matrix,
+    y: Matrix,
+    X_test: Matrix,
+    y_test: Matrix,
+    *,
+    latitude: str | None,
+    line: float,
+    distances_km: Sequence[float],
+    far_km: float,
+) -> Limits:
+    """Return what a calibrated model cannot do, from the rows it was fitted on and from test rows.
+
+    ``latitude`` names the column that ``line`` divides.
+    """
     kilometres = model.nearest_training_km(X_test)
     distant: list[AtDistance] = []
     if kilometres is not None:
         values, low, high = model.predict_interval(X_test)
-        distant = by_distance(kilometres, y_test, values, (low <= y_test) & (y_test <= high))
-    return {
-        "far_km": None if kilometres is None else FAR_KM,
-        "across_line": across_line(model.estimator, X, y),
-        "by_distance": distant,
-    }
+        distant = by_distance(kilometres, y_test, values, (low <= y_test) & (y_test <= high), distances_km)
+    across = None
+    if latitude is not None:
+        across = across_line(model.estimator, X, y, X[:, model.columns.index(latitude)] > line, line)
+    return {"far_km": None if kilometres is None else far_km, "across_line": across, "by_distance": distant}
 
 
 def in_words(limits: Limits) -> str:
     """Return the limits as sentences for people."""
-    across = limits["across_line"]
-    text = (
-        "What it cannot do: say anything of places it does not know. Trained north of "
-        f"{across['line_degrees_north']:g} degrees and asked about the south, its RMSE is "
-        f"{across['south_from_north_rmse']:.2f}, a linear model's {across['south_from_north_linear_rmse']:.2f}; "
-        f"the other way round {across['north_from_south_rmse']:.2f} and {across['north_from_south_linear_rmse']:.2f}."
-    )
+    text = "What it cannot do: say anything of places it does not know."
+    if across := limits["across_line"]:
+        text += (
+            f" Trained north of {across['line_degrees_north']:g} degrees and asked about the south, its RMSE is "
+            f"{across['south_from_north_rmse']:.2f}, a linear model's {across['south_from_north_linear_rmse']:.2f}; "
+            f"the other way round {across['north_from_south_rmse']:.2f} and "
+            f"{across['north_from_south_linear_rmse']:.2f}."
+        )
     if limits["far_km"] is not None:
         far = [group for group in limits["by_distance"] if group["from_km"] >= limits["far_km"]]
         rows = sum(group["rows"] for group in far)
@@ -83,12 +97,12 @@ def in_words(limits: Limits) -> str:
     return text
 
 
-def across_line(estimator: Any, X: Matrix, y: Matrix, line: float = LINE) -> AcrossLine:
+def across_line(estimator: Any, X: Matrix, y: Matrix, north: npt.NDArray[np.bool_], line: float) -> AcrossLine:
     """Return how an estimator, and a linear model for comparison, predict the side of a line they do not know.
 
-    Four fits, each on part of the rows of shape (n, 8): about a second for the spatial candidate.
+    Rows of shape (n, columns) lie ``north`` of it or south. Four fits, each on part of the rows: about a second for
+    the spatial candidate.
     """
-    north = X[:, 6] > line
 
     def error(model: Any, known: npt.NDArray[np.bool_]) -> float:
         fitted = clone(model).fit(X[known], y[known])
@@ -105,15 +119,20 @@ def across_line(estimator: Any, X: Matrix, y: Matrix, line: float = LINE) -> Acr
 
 
 def by_distance(
-    kilometres: Matrix, actual: Matrix, predicted: Matrix, inside: npt.NDArray[np.bool_]
+    kilometres: Matrix,
+    actual: Matrix,
+    predicted: Matrix,
+    inside: npt.NDArray[np.bool_],
+    distances_km: Sequence[float],
 ) -> list[AtDistance]:
     """Return the errors of rows that a model has not seen, grouped by how far its nearest training place is.
 
-    All of shape (n,); ``inside`` says whether the actual value lay inside the interval. The relative error is the
-    mean of absolute error by actual value: houses far out are cheap, so the RMSE alone hides how far off they are.
+    A group begins at each of ``distances_km``. All others are of shape (n,); ``inside`` says whether the actual value
+    lay inside the interval. The relative error is the mean of absolute error by actual value: where values far out
+    are low, the RMSE alone hides how far off they are.
     """
     errors = actual - predicted
-    group = np.digitize(kilometres, DISTANCES_KM) - 1
+    group = np.digitize(kilometres, distances_km) - 1
     return [
         {
             "from_km": start,
@@ -122,6 +141,6 @@ def by_distance(
             "relative_error": round(float(np.mean(np.abs(errors[rows]) / actual[rows])), 4),
             "coverage": round(float(inside[rows].mean()), 4),
         }
-        for number, start in enumerate(DISTANCES_KM)
+        for number, start in enumerate(distances_km)
         if (rows := group == number).any()
     ]

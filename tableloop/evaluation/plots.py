@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +13,40 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.inspection import permutation_importance
 
-from tableloop.evaluation.scores import target
 from tableloop.model.conformal import ConformalRegressor
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import Table
 
 Vector = npt.NDArray[np.float64]
 
 
 def write_plots(
-    directory: Path, model: ConformalRegressor, test: pd.DataFrame, *, importance_rows: int, repeats: int, seed: int
+    directory: Path,
+    model: ConformalRegressor,
+    test: pd.DataFrame,
+    table: Table,
+    *,
+    importance_rows: int,
+    repeats: int,
+    seed: int,
 ) -> None:
     """Write residuals.png, predicted_against_actual.png and permutation_importance.png of the test rows."""
     directory.mkdir(parents=True, exist_ok=True)
-    actual, predicted = target(test), model.predict(test)
+    actual, predicted = test[table.target_name].to_numpy(np.float64), model.predict(test)
+    names, unit = table.feature_names, table.target.unit
     sample = test.head(importance_rows)
     importance = permutation_importance(
         model,
-        sample[list(FEATURE_NAMES)],
-        target(sample),
+        sample[list(names)],
+        actual[: len(sample)],
         scoring="neg_root_mean_squared_error",
         n_repeats=repeats,
         random_state=seed,
     )
     plots: dict[str, Callable[[Axes], None]] = {
-        "residuals": lambda axes: _residuals(axes, actual, predicted),
-        "predicted_against_actual": lambda axes: _predicted_against_actual(axes, actual, predicted),
+        "residuals": lambda axes: _residuals(axes, actual, predicted, unit),
+        "predicted_against_actual": lambda axes: _predicted_against_actual(axes, actual, predicted, unit),
         "permutation_importance": lambda axes: _importance(
-            axes, importance.importances_mean, importance.importances_std
+            axes, names, importance.importances_mean, importance.importances_std
         ),
     }
     for name, draw in plots.items():
@@ -50,19 +57,19 @@ def write_plots(
         figure.savefig(directory / f"{name}.png")
 
 
-def _residuals(axes: Axes, actual: Vector, predicted: Vector) -> None:
+def _residuals(axes: Axes, actual: Vector, predicted: Vector, unit: str) -> None:
     axes.hexbin(predicted, actual - predicted, gridsize=60, mincnt=1, bins="log", cmap="viridis")
     axes.axhline(0, color="black", linewidth=1)
-    axes.set(xlabel=f"predicted ({TARGET.unit})", ylabel="actual - predicted", title="Residuals of the test rows")
+    axes.set(xlabel=f"predicted ({unit})", ylabel="actual - predicted", title="Residuals of the test rows")
 
 
-def _predicted_against_actual(axes: Axes, actual: Vector, predicted: Vector) -> None:
+def _predicted_against_actual(axes: Axes, actual: Vector, predicted: Vector, unit: str) -> None:
     axes.hexbin(actual, predicted, gridsize=60, mincnt=1, bins="log", cmap="viridis")
     axes.axline((0, 0), slope=1, color="black", linewidth=1)
-    axes.set(xlabel=f"actual ({TARGET.unit})", ylabel="predicted", title="Predicted against actual, test rows")
+    axes.set(xlabel=f"actual ({unit})", ylabel="predicted", title="Predicted against actual, test rows")
 
 
-def _importance(axes: Axes, mean: Vector, deviation: Vector) -> None:
+def _importance(axes: Axes, names: Sequence[str], mean: Vector, deviation: Vector) -> None:
     order = np.argsort(mean)
-    axes.barh([FEATURE_NAMES[i] for i in order], mean[order], xerr=deviation[order])
+    axes.barh([names[i] for i in order], mean[order], xerr=deviation[order])
     axes.set(xlabel="rise of the RMSE when the column is shuffled", title="Permutation importance, test rows")

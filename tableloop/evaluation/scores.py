@@ -8,23 +8,22 @@ import pandas as pd
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from tableloop.model.conformal import ConformalRegressor
-from tableloop.table import TARGET
 
 Vector = npt.NDArray[np.float64]
 
 
-def scores(model: ConformalRegressor, validation: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
+def scores(model: ConformalRegressor, validation: pd.DataFrame, test: pd.DataFrame, target: str) -> dict[str, float]:
     """Return the metrics of a calibrated model.
 
     ``custom_*`` are of the validation rows and choose the candidate; ``test_*`` are of the test rows. RMSE, MAE and
-    the mean width of the intervals are in 100,000 US dollars of 1990.
+    the mean width of the intervals are in the unit of the column ``target``.
     """
     chosen_by = model.predict(validation)
     predicted, low, high = model.predict_interval(test)
-    actual = target(test)
+    actual = _values(test, target)
     values = {
-        "custom_rmse": root_mean_squared_error(target(validation), chosen_by),
-        "custom_r2_score": r2_score(target(validation), chosen_by),
+        "custom_rmse": root_mean_squared_error(_values(validation, target), chosen_by),
+        "custom_r2_score": r2_score(_values(validation, target), chosen_by),
         "test_rmse": root_mean_squared_error(actual, predicted),
         "test_r2": r2_score(actual, predicted),
         "test_mae": mean_absolute_error(actual, predicted),
@@ -34,10 +33,10 @@ def scores(model: ConformalRegressor, validation: pd.DataFrame, test: pd.DataFra
     return {name: round(float(value), 6) for name, value in values.items()}
 
 
-def gate_scores(model: ConformalRegressor, gate: pd.DataFrame) -> dict[str, float]:
+def gate_scores(model: ConformalRegressor, gate: pd.DataFrame, target: str) -> dict[str, float]:
     """Return the metrics of labelled rows that were held out: what the model knows of the present."""
     predicted, low, high = model.predict_interval(gate)
-    actual = target(gate)
+    actual = _values(gate, target)
     values = {
         "gate_rmse": root_mean_squared_error(actual, predicted),
         "gate_interval_coverage": np.mean((low <= actual) & (actual <= high)),
@@ -46,6 +45,5 @@ def gate_scores(model: ConformalRegressor, gate: pd.DataFrame) -> dict[str, floa
     return {name: round(float(value), 6) for name, value in values.items()}
 
 
-def target(part: pd.DataFrame) -> Vector:
-    """Return the values to predict, shape (n,), in 100,000 US dollars of 1990."""
-    return part[TARGET.name].to_numpy(np.float64)
+def _values(part: pd.DataFrame, target: str) -> Vector:
+    return part[target].to_numpy(np.float64)

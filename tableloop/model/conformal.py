@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from tableloop.model.intervals import SCALE_FLOOR, interval_ends
+from tableloop.model.intervals import interval_ends
 from tableloop.model.price_index import PriceIndex
 from tableloop.model.spatial import SpatialFeatures
-from tableloop.table import FEATURE_NAMES
 
 Matrix = npt.NDArray[np.float64]
 
@@ -28,30 +27,46 @@ LEAST_LABELLED = 100  # with fewer, their own quantile says less than that of al
 
 
 class ConformalRegressor(RegressorMixin, BaseEstimator):
-    """A regressor of the eight raw features that also says how wrong it may be.
+    """A regressor that also says how wrong it may be.
 
     An interval is the prediction plus and minus ``factor_`` times the error that ``scale_`` expects of this row, cut
     off where no training value lies. ``factor_`` is the ceil((n + 1) * coverage)-th smallest quotient of absolute
     residual and expected error of n rows (Lei et al. 2018, "Distribution-Free Predictive Inference for Regression",
     sections 2.2 and 5.2). Every residual is of a row that the estimator was not fitted on, and every expected error
     of a row that ``scale_`` was not fitted on: it is cross-fitted.
+
+    Parameters
+    ----------
+    estimator
+        A regressor of arrays of shape (n, columns).
+    columns
+        The names of the columns, in their order; of a data frame these are taken, in this order.
+    coverage
+        The share of true values that the intervals are to hold.
+    least_error
+        No expected error counts as less, or a quotient of a residual could be of any size; in the target's unit.
     """
 
-    def __init__(self, estimator: Any, coverage: float = 0.9) -> None:
+    def __init__(
+        self, estimator: Any, columns: Sequence[str], coverage: float = 0.9, least_error: float = 1e-6
+    ) -> None:
         self.estimator = estimator
+        self.columns = columns
         self.coverage = coverage
+        self.least_error = least_error
 
     def fit(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
-        """Train the estimator on rows of shape (n, 8) and targets of shape (n,)."""
+        """Train the estimator on rows of shape (n, columns) and targets of shape (n,)."""
         targets = np.asarray(y, dtype=np.float64)
-        self.estimator.fit(as_matrix(X), targets)
+        self.estimator.fit(as_matrix(X, self.columns), targets)
         self.lowest_, self.highest_ = float(targets.min()), float(targets.max())
-        self.n_features_in_ = len(FEATURE_NAMES)
+        self.n_features_in_ = len(self.columns)
+        self.feature_names_in_ = np.array(self.columns, dtype=object)
         return self
 
     def calibrate(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
         """Learn the width of the intervals from rows that ``fit`` has not seen."""
-        self._learn_widths(*_predict(self.estimator, as_matrix(X)), np.asarray(y, dtype=np.float64))
+        self._learn_widths(*_predict(self.estimator, as_matrix(X, self.columns)), np.asarray(y, dtype=np.float64))
         return self
 
     def fit_calibrated(
@@ -71,7 +86,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         newest one. The index too is learnt without the fold. As carried values are no observations, the labelled rows
         (batch 1 and later) alone set the factor of the intervals, if there are `LEAST_LABELLED` of them.
         """
-        rows, targets = as_matrix(X), np.asarray(y, dtype=np.float64)
+        rows, targets = as_matrix(X, self.columns), np.asarray(y, dtype=np.float64)
         numbers = np.zeros(len(rows), dtype=np.int64) if batch is None else np.asarray(batch, dtype=np.int64)
         values, present = np.empty(len(rows)), targets.copy()
         inputs: Matrix | None = None
@@ -94,21 +109,21 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: pd.DataFrame | Matrix) -> Matrix:
-        """Return the predicted values, shape (n,), in 100,000 US dollars of 1990."""
-        return np.asarray(self.estimator.predict(as_matrix(X)), dtype=np.float64)
+        """Return the predicted values, shape (n,)."""
+        return np.asarray(self.estimator.predict(as_matrix(X, self.columns)), dtype=np.float64)
 
     def predict_interval(self, X: pd.DataFrame | Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Return the predicted values and the lower and upper ends of their intervals, each of shape (n,)."""
         check_is_fitted(self, "scale_")
-        values, inputs = _predict(self.estimator, as_matrix(X))
-        errors = self.scale_.predict(inputs)
+        values, inputs = _predict(self.estimator, as_matrix(X, self.columns))
+        errors = np.maximum(self.scale_.predict(inputs), self.least_error)
         return (values, *interval_ends(values, errors, self.factor_, self.lowest_, self.highest_))
 
     def nearest_training_km(self, X: pd.DataFrame | Matrix) -> Matrix | None:
         """Return how far the nearest training place is from each row; None for a model that asks no neighbours."""
         for part in _parts(self.estimator):
             if isinstance(part, SpatialFeatures):
-                return part.nearest_km(as_matrix(X))
+                return part.nearest_km(as_matrix(X, self.columns))
         return None
 
     def _learn_widths(
@@ -124,17 +139,17 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         expected = cross_val_predict(
             self.scale_, inputs, residuals, cv=KFold(SCALE_FOLDS, shuffle=True, random_state=1)
         )
-        quotients = residuals / np.maximum(expected, SCALE_FLOOR)
+        quotients = residuals / np.maximum(expected, self.least_error)
         self.factor_ = float(np.sort(quotients if deciding is None else quotients[deciding])[rank - 1])
         self.scale_.fit(inputs, residuals)
 
 
-def as_matrix(X: pd.DataFrame | Matrix) -> Matrix:
-    """Return rows of the eight raw features as float64, shape (n, 8), in the order of the schema.
+def as_matrix(X: pd.DataFrame | Matrix, columns: Sequence[str]) -> Matrix:
+    """Return rows as float64, shape (n, columns).
 
     A data frame is read by column name, so a shuffled one cannot give a wrong prediction.
     """
-    rows = X[list(FEATURE_NAMES)].to_numpy() if isinstance(X, pd.DataFrame) else X
+    rows = X[list(columns)].to_numpy() if isinstance(X, pd.DataFrame) else X
     # One layout: with another, sums are added in another order, and the last digit differs.
     return np.ascontiguousarray(rows, dtype=np.float64)
 

@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float64]
 
-SCALE_FLOOR = 0.03  # 3,000 dollars: nothing is predicted better, and a quotient of residuals must not explode
-
 
 class Answers(NamedTuple):
     """What a model says of rows, each of shape (n,): values, ends of the intervals, kilometres to the nearest place.
@@ -25,10 +23,10 @@ class Answers(NamedTuple):
 
 
 def interval_ends(
-    values: Matrix, expected_errors: Matrix, factor: float, lowest: float, highest: float
+    values: Matrix, errors: Matrix, factor: float, lowest: float, highest: float
 ) -> tuple[Matrix, Matrix]:
-    """Return the ends of the intervals around predicted values, all of shape (n,)."""
-    width = factor * np.maximum(expected_errors, SCALE_FLOOR)
+    """Return the ends of the intervals around predicted values with expected errors, all of shape (n,)."""
+    width = factor * errors
     # A linear model may itself leave the range of the training values: the interval still holds its value.
     low = np.minimum(np.maximum(values - width, lowest), values)
     high = np.maximum(np.minimum(values + width, highest), values)

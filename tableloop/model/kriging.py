@@ -1,4 +1,4 @@
-"""Numbers from the neighbours: what the spatial model asks the nearest training places for a row.
+"""What the spatial model asks the nearest training places: the one formula of its features, in training and serving.
 
 Only numpy and a k-d tree, so that the compiled scorer computes the very features of ``SpatialFeatures`` without the
 seconds and the memory that importing scikit-learn takes.
@@ -10,189 +10,219 @@ largest kernel value to the row take part, so a row costs one small linear syste
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pykdtree.kdtree import KDTree
 
-from tableloop.table import FEATURE_NAMES
+from tableloop.model.terms import KEYS, Matrix, Places, Term, Terms, positions
 
-Matrix = npt.NDArray[np.float64]
+Features = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.uint32]
 
 KILOMETRES = 111.2  # in a degree of latitude
-EASTWARD = math.cos(math.radians(36.0))  # a degree of longitude in degrees of latitude, in the middle of California
-# Beyond it the error, relative to the value, is twice that among near neighbours (`python -m bench.quality`, by
-# distance); the intervals are wider and hold what they promise. One row of twenty-five lies so far out.
-FAR_KM = 5.0
-# Below or above, a value says nothing more about the price, and its logarithm would push a row away from all others.
-ROOMS_BOUNDS = (0.5, 15.0)
-BEDROOMS_BOUNDS = (0.05, 1.0)
-OCCUPANCY_BOUNDS = (0.5, 10.0)
-
-FEATURES_OUT = (
-    *FEATURE_NAMES,
-    "RoomsPerPerson", "BedroomShare", "IncomeRooms", "NorthEast", "NorthWest",
-    "Distance1", "Distance5", "MeanOf5", "MeanOf20", "KrigingUncertainty", "Kriging",
-)  # fmt: skip
-WIDE_MEANS = (1, 2, 3, 8, 12, 30, 50)
-WIDE_DISTANCES = (2, 10, 20, 50)
-WIDE_ANGLES = (15.0, 30.0, 60.0, 75.0)
-WIDE_NAMES = (
-    *(f"MeanOf{k}" for k in WIDE_MEANS),
-    *(f"Distance{k}" for k in WIDE_DISTANCES),
-    *(f"Rotated{angle:.0f}{axis}" for angle in WIDE_ANGLES for axis in ("North", "East")),
-    "DeviationOf10",
-    *(f"Neighbours{name}" for name in FEATURE_NAMES[:6]),
-)
+KERNEL = {"place_share": 0.5, "place_length": 1.0, "noise": 0.1, "place": 1.0}  # of a kernel that nobody has fitted
+NEIGHBOUR_KEYS = ("distance", "mean", "deviation", "around")
+LAST = ("KrigingUncertainty", "Kriging")
 _CHUNK = 256  # rows at a time: their kernel matrices stay in the processor's cache
 
 
-class Neighbours:
-    """Remembered places and what is asked of them.
+class KernelInputs:
+    """The inputs of the kernel: the terms of a specification, then the place, north and east."""
 
-    The attributes are the fitted ones of ``SpatialFeatures``, which is made of this; its parameters explain them.
-    ``index`` must be called when they are there.
+    def __init__(self, specification: Mapping[str, Any]) -> None:
+        columns, place = specification["columns"], specification["place"]
+        kernel = specification["kernel"]
+        # With no inputs named, each column but those of the place is one.
+        terms = kernel.get("inputs") or {name: {} for name in columns if name not in place}
+        self.places = Places(columns, place, specification["middle_latitude"])
+        self.lengths = np.array([*(term.get("length", 1.0) for term in terms.values()), *[kernel["place"]] * 2])
+        self._terms = Terms(columns, {name: _without_length(term) for name, term in terms.items()})
+        self.above = self._terms.above
+
+    def __call__(self, X: Matrix, places: Matrix) -> Matrix:
+        """Return the inputs of rows (n, columns) at places (n, 2), shape (n, inputs)."""
+        return np.concatenate([self._terms(X), places], axis=1)
+
+
+class NeighbourFeatures:
+    """The features of rows, from the rows themselves and from remembered places.
+
+    Parameters
+    ----------
+    specification
+        ``columns``, ``place``, ``middle_latitude``, ``features``, ``kernel``, ``neighbours`` and ``candidates``, as
+        the parameters of `tableloop.model.spatial.SpatialFeatures` explain them.
+    arrays
+        Of the remembered places: ``places`` (m, 2), ``targets`` (m,), ``inputs`` (m, k), which are those of
+        `KernelInputs` times ``input_scale`` (k,), and ``rows`` (m, columns) if a feature asks what is around.
     """
 
-    neighbours: int
-    candidates: int
-    wide: bool
-    inputs_: Matrix  # (places, 8): ``kernel_inputs`` times ``input_scale_``
-    places_: Matrix  # (places, 2)
-    targets_: Matrix  # (places,)
-    rows_: Matrix  # (places, 8), raw; only of a wide one
-    input_scale_: Matrix  # (8,)
-    place_length_: float
-    place_weight_: float
-    noise_: float
+    def __init__(self, specification: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        columns, features, kernel = (specification[name] for name in ("columns", "features", "kernel"))
+        self.names = (*columns, *features, *LAST)
+        self._inputs_of = KernelInputs(specification)
+        self.places = self._inputs_of.places
+        self._terms, self._row_columns = _row_terms(columns, features)
+        self._of_neighbours = _neighbour_features(columns, features)
+        self._targets, self._rows = arrays["targets"], arrays.get("rows")
+        self._input_scale = arrays["input_scale"]
+        # A place beside the inputs of its row, both of the same width: distances on the map and over all inputs are
+        # then computed by the same calls.
+        inputs, places = arrays["inputs"], arrays["places"]
+        self._points = np.zeros((len(inputs), 2, inputs.shape[1]))
+        self._points[:, 0, :2] = places / kernel["place_length"]
+        self._points[:, 1] = inputs
+        self._degrees = 1.0 / kernel["place_length"]
+        # Only the ratio of the kernel's two parts matters to the weights, so the second one is scaled to 1.
+        self._place_weight = kernel["place_share"] / (1.0 - kernel["place_share"])
+        self._variance = 1.0 + self._place_weight
+        self._diagonal = self._variance * (1.0 + kernel["noise"])
+        self._candidates = min(specification["candidates"], len(places))
+        self._neighbours = specification["neighbours"]
+        self._tree = KDTree(places)
 
-    def index(self) -> None:
-        """Build the search tree: milliseconds, so it is made again where the rest is loaded."""
-        self._tree = KDTree(self.places_)
+    def __call__(self, X: Matrix) -> tuple[Features, Matrix]:
+        """Return the features of rows that are known to be valid, and the kilometres to their nearest places.
 
-    def features(self, X: Matrix) -> npt.NDArray[np.float32]:
-        """Return the features of rows of shape (n, 8) that are known to be valid, (n, features)."""
-        distances, indices = self.nearest(places(X), min(self.candidates, len(self.targets_)))
-        return self._features(X, distances, indices)
+        Rows of shape (n, columns) give features of shape (n, features) and kilometres of shape (n,).
+        """
+        places = self.places(X)
+        distances, indices = self.nearest(places, self._candidates)
+        return self.features(X, places, distances, indices), distances[:, 0] * KILOMETRES
 
-    def nearest(self, where: Matrix, count: int) -> tuple[Matrix, Indices]:
+    def nearest(self, places: Matrix, count: int) -> tuple[Matrix, Indices]:
         """Return distances (degrees of latitude) and row numbers of the nearest training places, (n, count)."""
-        distances, indices = self._tree.query(where, count)
+        distances, indices = self._tree.query(places, count)
         return distances.reshape(-1, count), indices.reshape(-1, count)
 
-    def nearest_km(self, X: npt.ArrayLike) -> Matrix:
-        """Return how far the nearest training place is from each row, in kilometres (to 8 % east-west)."""
-        distances, _ = self.nearest(places(np.asarray(X, dtype=np.float64)), 1)
-        return distances[:, 0] * KILOMETRES
+    def nearest_km(self, X: Matrix) -> Matrix:
+        """Return how far the nearest training place is from each row, in kilometres."""
+        return self.nearest(self.places(X), 1)[0][:, 0] * KILOMETRES
 
-    def _features(self, X: Matrix, distances: Matrix, indices: Indices) -> npt.NDArray[np.float32]:
-        width = len(FEATURES_OUT) + (len(WIDE_NAMES) if self.wide else 0)
+    def features(self, X: Matrix, places: Matrix, distances: Matrix, indices: Indices) -> Features:
+        """Return the features of rows whose nearest places are given, the nearest first."""
         # float32 for the trees: a compiled scorer then sees exactly the numbers that scikit-learn has seen.
-        out = np.empty((len(X), width), dtype=np.float32)
+        out = np.empty((len(X), len(self.names)), dtype=np.float32)
         for start in range(0, len(X), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            self._fill(out[rows], X[rows], distances[rows], indices[rows])
+            self._fill(out[rows], X[rows], places[rows], distances[rows], indices[rows])
         return out
 
-    def _fill(self, out: npt.NDArray[np.float32], X: Matrix, distances: Matrix, indices: Indices) -> None:
-        income, _, rooms, bedrooms, _, occupancy, north, longitude = X.T
-        east = longitude * EASTWARD
-        nearest = indices.shape[1]
-        sums = self.targets_.take(indices).cumsum(axis=1)
-        five, twenty = min(5, nearest), min(20, nearest)
-        out[:, :8] = X
-        out[:, 8] = rooms / occupancy
-        out[:, 9] = bedrooms / rooms
-        out[:, 10] = income * rooms
-        out[:, 11] = (north + east) * math.sqrt(0.5)
-        out[:, 12] = (north - east) * math.sqrt(0.5)
-        out[:, 13] = distances[:, 0]
-        out[:, 14] = distances[:, five - 1]
-        out[:, 15] = sums[:, five - 1] / five
-        out[:, 16] = sums[:, twenty - 1] / twenty
-        out[:, -1], out[:, -2] = self.krige(kernel_inputs(X), distances, indices)
-        if self.wide:
-            self._fill_wide(out[:, 17:-2], X, distances, indices)
+    def _fill(self, out: Features, X: Matrix, places: Matrix, distances: Matrix, indices: Indices) -> None:
+        out[:, : X.shape[1]] = X
+        out[:, self._row_columns] = self._terms(X, places)
+        targets = self._targets.take(indices)
+        sums = targets.cumsum(axis=1)
+        for column, compute in self._of_neighbours:
+            out[:, column] = compute(distances, targets, sums, indices, self._rows)
+        inputs = self._inputs_of(X, places)
+        inputs *= self._input_scale
+        out[:, -1], out[:, -2] = self._krige(inputs, places, distances, indices, targets)
 
-    def _fill_wide(self, out: npt.NDArray[np.float32], X: Matrix, distances: Matrix, indices: Indices) -> None:
-        nearest = indices.shape[1]
-        sums = self.targets_.take(indices).cumsum(axis=1)
-        north, east = places(X).T
-        columns = [sums[:, min(k, nearest) - 1] / min(k, nearest) for k in WIDE_MEANS]
-        columns += [distances[:, min(k, nearest) - 1] for k in WIDE_DISTANCES]
-        for angle in WIDE_ANGLES:
-            cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-            columns += [cosine * north + sine * east, cosine * east - sine * north]
-        columns.append(self.targets_.take(indices[:, :10]).std(axis=1))
-        columns += list(self.rows_[indices[:, :10], :6].mean(axis=1).T)
-        out[:] = np.stack(columns, axis=1)
+    def _krige(
+        self, inputs: Matrix, places: Matrix, distances: Matrix, indices: Indices, targets: Matrix
+    ) -> tuple[Matrix, Matrix]:
+        """Return the kriging estimates of rows and the share of variance that their neighbours leave open."""
+        points = self._points.take(indices, axis=0)
+        points[:, :, 1] -= inputs[:, None]
+        apart = points[:, :, 1]
+        to_row = self._covariance(distances * self._degrees, np.sqrt(np.einsum("npk,npk->np", apart, apart)))
 
-    def krige(self, inputs: Matrix, distances: Matrix, indices: Indices) -> tuple[Matrix, Matrix]:
-        """Return the kriging estimates of rows and the share of variance that their neighbours leave open.
-
-        ``inputs`` are rows of ``kernel_inputs``, ``distances`` and ``indices`` their nearest places, (n, count).
-        """
-        offsets = self.inputs_.take(indices, axis=0)
-        offsets -= (inputs * self.input_scale_)[:, None]
-        to_row = self._covariance(distances, np.sqrt(np.einsum("npk,npk->np", offsets, offsets)))
-
-        count = min(self.neighbours, indices.shape[1])
+        count = min(self._neighbours, indices.shape[1])
         rows = np.arange(len(inputs))[:, None]
         best = to_row.argpartition(-count, axis=1)[:, -count:]
-        indices, to_row, offsets = indices[rows, best], to_row[rows, best], offsets[rows, best]
-        around = self.places_.take(indices, axis=0)
-        around -= around[:, :1].copy()
-        covariance = self._covariance(_distances_within(around), _distances_within(offsets))
-        variance = 1.0 + self.place_weight_
-        covariance.reshape(len(inputs), -1)[:, :: count + 1] = variance * (1.0 + self.noise_)
+        to_row, targets = to_row[rows, best], targets[rows, best]
+        points = points[rows, best].swapaxes(1, 2).copy()
+        points[:, 0, :, :2] -= (places * self._degrees)[:, None]
+        by_place, by_all = _distances_within(points).swapaxes(0, 1)
+        covariance = self._covariance(by_place, by_all)
+        covariance.reshape(len(inputs), -1)[:, :: count + 1] = self._diagonal
 
-        targets = self.targets_.take(indices)
         # Two right-hand sides of one system: the row's covariances, and ones for the unknown mean.
-        solved = np.linalg.solve(covariance, np.stack([to_row, np.ones_like(to_row)], axis=2))
+        sides = np.ones((len(inputs), count, 2))
+        sides[:, :, 0] = to_row
+        solved = np.linalg.solve(covariance, sides)
         by_row, by_one = solved[..., 0], solved[..., 1]
-        mean = np.einsum("nk,nk->n", by_one, targets) / by_one.sum(axis=1)
-        estimate = mean + np.einsum("nk,nk->n", by_row, targets) - mean * by_row.sum(axis=1)
-        return estimate, 1.0 - np.einsum("nk,nk->n", by_row, to_row) / variance
+        mean = np.vecdot(by_one, targets) / by_one.sum(axis=1)
+        estimate = mean + np.vecdot(by_row, targets) - mean * by_row.sum(axis=1)
+        return estimate, 1.0 - np.vecdot(by_row, to_row) / self._variance
 
     def _covariance(self, by_place: Matrix, by_all: Matrix) -> Matrix:
-        """Return the kernel of two kinds of distances; ``by_all`` is overwritten."""
-        near = by_place * (-1.0 / self.place_length_)
-        np.exp(near, out=near)
-        near *= self.place_weight_
-        np.negative(by_all, out=by_all)
-        np.exp(by_all, out=by_all)
-        by_all += near
-        return by_all
+        """Return the kernel of distances divided by their lengths; both are overwritten."""
+        for distances in (by_place, by_all):
+            np.negative(distances, out=distances)
+            np.exp(distances, out=distances)
+        by_place *= self._place_weight
+        by_place += by_all
+        return by_place
 
 
-def places(X: Matrix) -> Matrix:
-    """Return where rows of raw features lie, shape (n, 2), in degrees of latitude north and east."""
-    return np.column_stack([X[:, 6], X[:, 7] * EASTWARD])
+def check_features(columns: Sequence[str], features: Mapping[str, Term]) -> dict[str, float]:
+    """Return what columns must be greater than for these features to be numbers.
+
+    Raises
+    ------
+    ValueError
+        A feature is of no kind that there is, or names no column.
+    """
+    _neighbour_features(columns, features)
+    return _row_terms(columns, features)[0].above
 
 
-def kernel_inputs(X: Matrix) -> Matrix:
-    """Return the eight inputs of the kernel for rows of raw features, shape (n, 8)."""
-    income, age, rooms, bedrooms, population, occupancy, north, longitude = X.T
-    out = np.empty_like(X)
-    out[:, 0] = np.log(income + 0.5)
-    out[:, 1] = age
-    out[:, 2] = np.log(np.clip(rooms, *ROOMS_BOUNDS))
-    out[:, 3] = np.log(np.clip(bedrooms / rooms, *BEDROOMS_BOUNDS))
-    out[:, 4] = np.log(population + 1.0)
-    out[:, 5] = np.log(np.clip(occupancy, *OCCUPANCY_BOUNDS))
-    out[:, 6] = north
-    out[:, 7] = longitude * EASTWARD
-    return out
+def _row_terms(columns: Sequence[str], features: Mapping[str, Term]) -> tuple[Terms, list[int]]:
+    """Return the features that are made of the row itself, and which columns of the result they are."""
+    terms = {name: term for name, term in features.items() if not term.keys() & set(NEIGHBOUR_KEYS)}
+    order = [*features]
+    return Terms(columns, terms), [len(columns) + order.index(name) for name in terms]
+
+
+Compute = Callable[[Matrix, Matrix, Matrix, Indices, Any], Matrix]
+
+
+def _neighbour_features(columns: Sequence[str], features: Mapping[str, Term]) -> list[tuple[int, Compute]]:
+    """Return the features that are made of the nearest places, each with its column of the result."""
+    found = []
+    for number, (name, term) in enumerate(features.items(), len(columns)):
+        if not term.keys() & set(NEIGHBOUR_KEYS):
+            continue
+        if len(term) > 1 + ("around" in term):
+            raise ValueError(f"{name}: one of {', '.join((*KEYS, *NEIGHBOUR_KEYS))} is needed")
+        found.append((number, _neighbour_feature(columns, term)))
+    return found
+
+
+def _neighbour_feature(columns: Sequence[str], term: Term) -> Compute:
+    if "distance" in term:
+        number = term["distance"]
+        return lambda distances, targets, sums, indices, rows: distances[:, min(number, distances.shape[1]) - 1]
+    if "deviation" in term:
+        number = term["deviation"]
+        return lambda distances, targets, sums, indices, rows: targets[:, :number].std(axis=1)
+    number = term["mean"]
+    if "around" in term:
+        (column,) = positions(columns, [term["around"]])
+        return lambda distances, targets, sums, indices, rows: rows[indices[:, :number], column].mean(axis=1)
+
+    def mean(distances: Matrix, targets: Matrix, sums: Matrix, indices: Indices, rows: Any) -> Matrix:
+        count = min(number, sums.shape[1])
+        return np.asarray(sums[:, count - 1] / count)
+
+    return mean
+
+
+def _without_length(term: Term) -> Term:
+    return {key: value for key, value in term.items() if key != "length"}
 
 
 def _distances_within(points: Matrix) -> Matrix:
-    """Return the distances between the points of each group: (n, k, d) to (n, k, k)."""
-    products = points @ points.swapaxes(1, 2)
-    squares = np.einsum("nkk->nk", products).copy()
+    """Return the distances between the points of each group: (..., k, d) to (..., k, k)."""
+    products = points @ points.swapaxes(-1, -2)
+    squares = np.einsum("...kk->...k", products).copy()
     products *= -2.0
-    products += squares[:, :, None]
-    products += squares[:, None, :]
+    products += squares[..., :, None]
+    products += squares[..., None, :]
     np.maximum(products, 0.0, out=products)  # rounding can leave a distance of zero slightly negative
     return np.sqrt(products, out=products)

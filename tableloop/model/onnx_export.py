@@ -7,6 +7,7 @@ knows neither the offset nor the intervals.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class NotCompilableError(ValueError):
 
 
 def write_scorer(model: ConformalRegressor, example: Matrix, directory: Path) -> None:
-    """Write the scorer of a fitted and calibrated model, with what the model says of some rows of shape (n, 8).
+    """Write the scorer of a fitted and calibrated model, with what the model says of some rows of shape (n, columns).
 
     Raises
     ------
@@ -51,21 +52,17 @@ def compile_model(model: ConformalRegressor, example: Matrix) -> tuple[dict[str,
     """
     trees = compile_trees(model)
     spatial, _ = _steps(model)
-    values: dict[str, Any] = {
-        "format": FORMAT,
-        "trees_sha256": hashlib.sha256(trees).hexdigest(),
-        "neighbours": spatial.neighbours,
-        "candidates": spatial.candidates,
-        "inputs": spatial.inputs_,
-        "places": spatial.places_,
-        "targets": spatial.targets_,
-        "input_scale": spatial.input_scale_,
-        "place_length": spatial.place_length_,
-        "place_weight": spatial.place_weight_,
-        "noise": spatial.noise_,
+    specification = spatial.specification_ | {
+        "least_error": model.least_error,
         "factor": model.factor_,
         "lowest": model.lowest_,
         "highest": model.highest_,
+    }
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "trees_sha256": hashlib.sha256(trees).hexdigest(),
+        "specification": json.dumps(specification),
+        **spatial.arrays_,
         "example": example,
         "expected": np.stack(model.predict_interval(example), axis=1),
     }
@@ -122,9 +119,8 @@ def _steps(model: ConformalRegressor) -> tuple[SpatialFeatures, OffsetRegressor]
         isinstance(estimator, Pipeline)
         and [type(step) for _, step in estimator.steps] == [SpatialFeatures, OffsetRegressor]
         and isinstance(estimator[1].regressor_, HistGradientBoostingRegressor)
-        and not estimator[0].wide
     ):
-        raise NotCompilableError("only the default spatial model can be compiled")
+        raise NotCompilableError("only a single spatial model can be compiled")
     return estimator[0], estimator[1]
 
 

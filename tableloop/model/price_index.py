@@ -10,22 +10,20 @@ that has not changed nothing is lost, 0.361 each way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from tableloop.model.kriging import places
 from tableloop.model.spatial import SpatialFeatures
 
 Matrix = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
 FOLDS = 3
-LOWEST_VALUE = 0.05  # 5,000 dollars, as the ratio to a value near zero says nothing
 # Of the logarithm, from the median change: a house that is unlike its neighbours must not move the market around it.
 LARGEST_DEVIATION = 0.5
 MOST_LEFT_OUT = 3000  # older rows, to learn what the kriging gets wrong by itself
@@ -42,29 +40,32 @@ class PriceIndex:
 
     Parameters
     ----------
-    kernel
-        Constants of the kriging, see `tableloop.model.spatial.SpatialFeatures`.
+    kriging
+        Unfitted; its last feature is the estimate.
     half_life
         A label that so many newer ones of its batch follow weighs half as much as the newest.
     least
         Batches with fewer rows are one step with the next.
+    lowest_value
+        Lower values and estimates count as this one, as the ratio to a value near zero says nothing.
     """
 
-    def __init__(self, kernel: Mapping[str, float] | None, half_life: float, least: int) -> None:
-        self._kernel = kernel
+    def __init__(self, kriging: SpatialFeatures, half_life: float, least: int, lowest_value: float) -> None:
+        self._kriging = kriging
+        self._lowest_value = lowest_value
         self._half_life = half_life
         self._least = least
         self._steps: list[tuple[int, _Step]] = []
 
     def fit(self, X: Matrix, y: Matrix, batch: Numbers) -> PriceIndex:
-        """Learn from raw rows (n, 8), values (n,) and batch numbers (n,), 0 for the rows of the census.
+        """Learn from rows (n, columns), values (n,) and batch numbers (n,), 0 for the rows that are no labels.
 
         The rows of a batch come in the order of time.
         """
         self._steps = []
         for first, last in _groups(batch, self._least):
             older, newer = batch < first, (batch >= first) & (batch <= last)
-            step = _Step(self._kernel, self._half_life)
+            step = _Step(self._kriging, self._half_life, self._lowest_value)
             step.fit(X[older], self.renew(X[older], y[older], batch[older]), X[newer], y[newer])
             self._steps.append((first, step))
         return self
@@ -82,17 +83,18 @@ class PriceIndex:
 class _Step:
     """The change of the logarithm of values between older rows and a batch."""
 
-    def __init__(self, kernel: Mapping[str, float] | None, half_life: float) -> None:
-        self._kernel = kernel
+    def __init__(self, kriging: SpatialFeatures, half_life: float, lowest_value: float) -> None:
+        self._kriging = clone(kriging)
         self._half_life = half_life
+        self._lowest_value = lowest_value
 
     def fit(self, X_old: Matrix, y_old: Matrix, X_new: Matrix, y_new: Matrix) -> None:
         order = np.random.default_rng(0).permutation(len(y_old))
         left_out, kept = np.split(order, [min(MOST_LEFT_OUT, len(y_old) // 5)])
-        kriging = SpatialFeatures(self._kernel).fit(X_old[kept], y_old[kept])
-        before = _model().fit(_inputs(X_old[left_out]), _deviation(kriging, X_old[left_out], y_old[left_out]))
-        inputs = _inputs(X_new)
-        change = _deviation(kriging, X_new, y_new) - before.predict(inputs)
+        self._kriging.fit(X_old[kept], y_old[kept])
+        before = _model().fit(self._inputs(X_old[left_out]), self._deviation(X_old[left_out], y_old[left_out]))
+        inputs = self._inputs(X_new)
+        change = self._deviation(X_new, y_new) - before.predict(inputs)
         weight = 0.5 ** (np.arange(len(change))[::-1] / self._half_life)
         predicted = cross_val_predict(
             _model(), inputs, change, cv=KFold(FOLDS, shuffle=True, random_state=0), params={"sample_weight": weight}
@@ -103,15 +105,19 @@ class _Step:
         self._model = _model().fit(inputs, change, sample_weight=weight)
 
     def change(self, X: Matrix) -> Matrix:
-        return self._share * np.asarray(self._model.predict(_inputs(X)), dtype=np.float64)
+        return self._share * np.asarray(self._model.predict(self._inputs(X)), dtype=np.float64)
 
+    def _inputs(self, X: Matrix) -> Matrix:
+        """Return the rows with their places along two turned axes."""
+        where: Matrix = self._kriging.places(X)
+        return np.column_stack([X, where.sum(axis=1), where[:, 0] - where[:, 1]])
 
-def _deviation(kriging: SpatialFeatures, X: Matrix, y: Matrix) -> Matrix:
-    """Return log(value / kriging estimate), shape (n,)."""
-    expected = kriging.transform(X)[:, -1].astype(np.float64)
-    change = np.log(np.maximum(y, LOWEST_VALUE) / np.maximum(expected, LOWEST_VALUE))
-    middle = np.median(change)
-    return np.clip(change, middle - LARGEST_DEVIATION, middle + LARGEST_DEVIATION)
+    def _deviation(self, X: Matrix, y: Matrix) -> Matrix:
+        """Return log(value / kriging estimate), shape (n,)."""
+        expected = self._kriging.transform(X)[:, -1].astype(np.float64)
+        change: Matrix = np.log(np.maximum(y, self._lowest_value) / np.maximum(expected, self._lowest_value))
+        middle = np.median(change)
+        return np.clip(change, middle - LARGEST_DEVIATION, middle + LARGEST_DEVIATION)
 
 
 def _groups(batch: Numbers, least: int) -> list[tuple[int, int]]:
@@ -135,11 +141,6 @@ def _groups(batch: Numbers, least: int) -> list[tuple[int, int]]:
         early = len(groups) - MOST_STEPS + 1
         groups[:early] = [(groups[0][0], groups[early - 1][1])]
     return groups
-
-
-def _inputs(X: Matrix) -> Matrix:
-    where = places(X)
-    return np.column_stack([X, where.sum(axis=1), where[:, 0] - where[:, 1]])
 
 
 def _model() -> Any:

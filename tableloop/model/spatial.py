@@ -1,14 +1,14 @@
-"""What the neighbours say: features from the nearest training places, and the regressor that leans on them.
+"""The spatial model for scikit-learn: features from the nearest training places, and a regressor that leans on them.
 
-Prices depend on place more than on anything else in the table. ``SpatialFeatures`` looks up the nearest training
-places of a row and estimates its value from theirs by ordinary kriging; ``OffsetRegressor`` learns what is left.
-What is computed for a row is in `tableloop.model.kriging`; here is what scikit-learn asks of an estimator.
+``SpatialFeatures`` looks up the nearest training places of a row and estimates its value from theirs by ordinary
+kriging; ``OffsetRegressor`` learns what is left. What is computed for a row is in `tableloop.model.kriging`; here is
+what scikit-learn asks of an estimator.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,12 @@ from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from tableloop.model.kriging import FEATURES_OUT, WIDE_NAMES, Neighbours, kernel_inputs, places
-from tableloop.table import FEATURE_NAMES
-
-Matrix = npt.NDArray[np.float64]
+from tableloop.model.kriging import KERNEL, Features, KernelInputs, NeighbourFeatures, check_features
+from tableloop.model.terms import Matrix, Term
 
 
-class SpatialFeatures(Neighbours, TransformerMixin, BaseEstimator):
-    """Turn the eight raw features into those of ``get_feature_names_out``; the last is the kriging estimate.
+class SpatialFeatures(TransformerMixin, BaseEstimator):
+    """Add ``features`` to the columns of a row; the last two are the kriging estimate's uncertainty and itself.
 
     ``fit_transform`` leaves one out: a training row sees the other rows only, because a feature that contains the
     row's own target looks perfect in training and is worthless afterwards. ``transform`` is for rows that were not
@@ -32,92 +30,128 @@ class SpatialFeatures(Neighbours, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
+    columns
+        The names of the columns, in their order.
+    place
+        The names of the two columns with latitude and longitude, in degrees.
+    middle_latitude
+        A degree of longitude counts as much as it measures at this latitude.
+    features
+        By name, in the order of the result: a term of `tableloop.model.terms`; ``distance: n``, to the n-th nearest
+        place; ``mean: n`` or ``deviation: n``, of the values of the n nearest; or ``mean: n`` with
+        ``around: column``, of a column of theirs.
     kernel
-        The covariance of two rows at distances g (degrees of latitude on the map) and a (over eight inputs, each in
+        The covariance of two rows at distances g (degrees of latitude on the map) and a (over all inputs, each in
         standard deviations divided by its length) is ``place_share * exp(-g / place_length) +
-        (1 - place_share) * exp(-a)``. The keys are ``place_share``, ``place_length``, ``noise`` (variance of a
-        single value, in units of the covariance), and a length for each of ``MedInc``, ``HouseAge``, ``AveRooms``,
-        ``AveBedrms``, ``Population``, ``AveOccup`` and ``place``. ``python -m pipeline.fit_kernel`` fits them. None:
-        every length and ``place_length`` 1, ``place_share`` 0.5, ``noise`` 0.1.
+        (1 - place_share) * exp(-a)``. Further keys: ``noise``, the variance of a single value in units of the
+        covariance; ``inputs``, terms with a ``length`` each; ``place``, the length of both coordinates as inputs.
+        ``python -m pipeline.fit_kernel`` fits the numbers. What is left out is that of `KERNEL`, and with no inputs
+        named every column is one.
     neighbours, candidates
         How many places enter the kriging, and out of how many nearest ones they are chosen.
-    wide
-        Add more mean targets, distances and rotations, and what the neighbours are like: slower, for a blend.
     """
 
     def __init__(
         self,
-        kernel: Mapping[str, float] | None = None,
+        columns: Sequence[str],
+        place: Sequence[str],
+        *,
+        middle_latitude: float = 0.0,
+        features: Mapping[str, Term] | None = None,
+        kernel: Mapping[str, Any] | None = None,
         neighbours: int = 16,
         candidates: int = 50,
-        wide: bool = False,
     ) -> None:
+        self.columns = columns
+        self.place = place
+        self.middle_latitude = middle_latitude
+        self.features = features
         self.kernel = kernel
         self.neighbours = neighbours
         self.candidates = candidates
-        self.wide = wide
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> SpatialFeatures:
-        """Remember rows of shape (n, 8) and targets of shape (n,); at least two rows."""
+        """Remember rows of shape (n, columns) and targets of shape (n,); at least two rows."""
         rows, targets = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
-        _check_domain(rows)
-        kernel = {**dict.fromkeys(KERNEL_NAMES, 1.0), "place_share": 0.5, "noise": 0.1, **(self.kernel or {})}
-        if unknown := kernel.keys() - set(KERNEL_NAMES):
+        kernel = {**KERNEL, **(self.kernel or {})}
+        if unknown := kernel.keys() - {*KERNEL, "inputs"}:
             raise ValueError(f"unknown kernel constants: {', '.join(sorted(unknown))}")
-        inputs = kernel_inputs(rows)
+        # JSON can hold it: the compiled scorer keeps it beside its arrays.
+        self.specification_: dict[str, Any] = {
+            "columns": list(self.columns),
+            "place": list(self.place),
+            "middle_latitude": self.middle_latitude,
+            "features": dict(self.features or {}),
+            "kernel": kernel,
+            "neighbours": self.neighbours,
+            "candidates": self.candidates,
+        }
+        inputs_of = KernelInputs(self.specification_)
+        features = self.specification_["features"]
+        self.above_ = {**inputs_of.above, **check_features(self.specification_["columns"], features)}
+        self._check_domain(rows)
+        places = inputs_of.places(rows)
+        inputs = inputs_of(rows, places)
         spread = inputs.std(axis=0)
         spread[spread == 0] = 1.0
-        lengths = np.array([kernel[name] for name in INPUT_LENGTHS])
-        self.input_scale_ = 1.0 / (spread * lengths)
-        self.inputs_ = inputs * self.input_scale_
-        self.places_ = places(rows)
-        self.targets_ = np.ascontiguousarray(targets, dtype=np.float64)
-        self.place_length_ = float(kernel["place_length"])
-        # Only the ratio of the two parts matters to the weights, so the second one is scaled to 1.
-        self.place_weight_ = float(kernel["place_share"] / (1.0 - kernel["place_share"]))
-        self.noise_ = float(kernel["noise"])
-        if self.wide:
-            self.rows_ = rows
-        self.index()
+        scale = 1.0 / (spread * inputs_of.lengths)
+        targets = np.ascontiguousarray(targets, dtype=np.float64)
+        self.arrays_ = {"places": places, "targets": targets, "inputs": inputs * scale, "input_scale": scale}
+        if any("around" in term for term in features.values()):
+            self.arrays_["rows"] = rows
+        self._formula = NeighbourFeatures(self.specification_, self.arrays_)
         return self
 
-    def fit_transform(self, X: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def fit_transform(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Features:
         """Fit, and return the features of the same rows, each computed without the row itself."""
         self.fit(X, y)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
+        places = self.arrays_["places"]
         count = min(self.candidates, len(rows) - 1)
-        distances, indices = self.nearest(self.places_, count + 1)
+        distances, indices = self._formula.nearest(places, count + 1)
         itself = indices == np.arange(len(rows))[:, None]
         # Where more rows than candidates share one place, the row itself may be missing from its own list.
         itself[~itself.any(axis=1), -1] = True
-        others = ~itself
-        return self._features(rows, distances[others].reshape(-1, count), indices[others].reshape(-1, count))
+        others = [part[~itself].reshape(-1, count) for part in (distances, indices)]
+        return self._formula.features(rows, places, *others)
 
-    def transform(self, X: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def transform(self, X: npt.ArrayLike) -> Features:
         """Return the features of rows that were not in ``fit``, shape (n, features)."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
-        _check_domain(rows)
-        return self.features(rows)
+        self._check_domain(rows)
+        return self._formula(rows)[0]
+
+    def nearest_km(self, X: npt.ArrayLike) -> Matrix:
+        """Return how far the nearest training place is from each row, in kilometres."""
+        return self._formula.nearest_km(np.asarray(X, dtype=np.float64))
+
+    def places(self, X: Matrix) -> Matrix:
+        """Return where rows lie, in degrees of latitude north and east, shape (n, 2)."""
+        return self._formula.places(X)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
         """Return the names of the columns that ``transform`` makes."""
         check_is_fitted(self)
-        names = FEATURES_OUT
-        if self.wide:
-            names = (*FEATURES_OUT[:-2], *WIDE_NAMES, *FEATURES_OUT[-2:])
-        return np.array(names, dtype=object)
+        return np.array(self._formula.names, dtype=object)
+
+    def _check_domain(self, X: Matrix) -> None:
+        if X.shape[1] != len(self.columns):
+            raise ValueError(f"X has {X.shape[1]} features, but SpatialFeatures knows {len(self.columns)} columns")
+        for name, above in self.above_.items():
+            lowest = X[:, self.columns.index(name)].min(initial=math.inf)
+            if lowest <= above:
+                raise ValueError(f"{name} must be greater than {above:g}, not {lowest:g}")
 
     def __getstate__(self) -> dict[str, Any]:
         # The tree is made again from the places in milliseconds, and skops could not store it.
-        state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("_tree", None)
-        return state
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_formula"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "places_" in state:
-            self.index()
+        if "arrays_" in state:
+            self._formula = NeighbourFeatures(self.specification_, self.arrays_)
 
 
 class OffsetRegressor(RegressorMixin, BaseEstimator):
@@ -149,16 +183,3 @@ class OffsetRegressor(RegressorMixin, BaseEstimator):
     def offset(self, X: npt.NDArray[Any]) -> Matrix:
         """Return what is added to the regressor's answer, shape (n,)."""
         return self.share * X[:, -1].astype(np.float64)
-
-
-INPUT_LENGTHS = (*FEATURE_NAMES[:6], "place", "place")
-KERNEL_NAMES = ("place_share", "place_length", "noise", *FEATURE_NAMES[:6], "place")
-
-
-def _check_domain(X: Matrix) -> None:
-    if X.shape[1] != len(FEATURE_NAMES):
-        raise ValueError(f"X has {X.shape[1]} features, but SpatialFeatures needs the {len(FEATURE_NAMES)} raw ones")
-    for name, above in (("MedInc", -0.5), ("AveRooms", 0.0), ("Population", -1.0), ("AveOccup", 0.0)):
-        lowest = X[:, FEATURE_NAMES.index(name)].min(initial=math.inf)
-        if lowest <= above:
-            raise ValueError(f"{name} must be greater than {above:g}, not {lowest:g}")

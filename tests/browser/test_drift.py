@@ -12,6 +12,7 @@ from playwright.sync_api import Browser
 from monitoring.drift_check import load_policy
 from tableloop.drift.report import as_html
 from tableloop.drift.statistics import compare, make_reference
+from tableloop.table import load_table
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +20,10 @@ def report() -> dict[str, object]:
     """Return a report on rows of which the first column has moved."""
     random = np.random.default_rng(0)
     rows, policy = random.normal(3.0, 1.0, (4000, 8)), load_policy()
-    reference = make_reference(rows[:3000], rows[:3000].mean(axis=1), 0.4)
+    reference = make_reference(rows[:3000], rows[:3000].mean(axis=1), 0.4, columns=load_table().feature_names)
     window = rows[3000:] + np.array([1.0, *[0.0] * 7])
     at = "2026-01-01T10:00:00+00:00"
-    return compare(reference, window, window.mean(axis=1), policy) | {
+    return compare(reference, window, window.mean(axis=1), policy, load_table()) | {
         "policy": asdict(policy),
         "version": "1",
         "checked_at": at,

@@ -46,7 +46,8 @@ class World:
         self.values: Matrix = frame[TARGET.name].to_numpy(np.float64)
         directory = self.state / "champion" / "v1"
         directory.mkdir(parents=True)
-        make_reference(self.rows, 0.4 * self.rows[:, 0], 0.8).save(directory / REFERENCE_FILE)
+        reference = make_reference(self.rows, 0.4 * self.rows[:, 0], 0.8, columns=FEATURE_NAMES)
+        reference.save(directory / REFERENCE_FILE)
         (self.state / "champion" / "current.json").write_text(json.dumps({"version": "1", "directory": "v1"}))
         # a retraining cannot begin where its workspace would be: it fails at once, as a process
         (self.state / "workspace").write_text("")

@@ -9,10 +9,13 @@ import time
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
 
-from pipeline.stage_runner import RAW_DATA
+from pipeline.stage_runner import raw_data
 from tableloop.state.layout import Layout
 from tableloop.state.locks import retraining_lock
+from tableloop.table import load_table
 from tests.integration.pipeline.conftest import Project, wait_for_line
+
+RAW_DATA = raw_data(load_table())
 
 
 def test_a_failed_training_names_the_stage_the_candidate_and_the_reason(untrained: Project) -> None:

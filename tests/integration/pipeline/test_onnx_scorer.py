@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts
 
 from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_scorer import DIRECTORY, TOLERANCE, Scorer
+from tableloop.table import load_table
 from tests.integration.pipeline.conftest import ROOT, Project
 
 
@@ -55,7 +56,7 @@ def test_a_scorer_that_answers_otherwise_is_not_stored_and_its_version_not_promo
     assert (version.tags["scorer"], version.tags["gate"]) == ("passed", "promoted")
     assert client.get_run(version.run_id).data.metrics["scorer_largest_difference"] < TOLERANCE / 1000
     files = Path(download_artifacts(f"models:/Spatial/{version.version}", dst_path=str(tmp_path / "2")))
-    rows = as_matrix(pd.read_parquet(spatial.workspace / "data/processed/test.parquet"))
+    rows = as_matrix(pd.read_parquet(spatial.workspace / "data/processed/test.parquet"), load_table().feature_names)
     answers = Scorer.load(files / DIRECTORY).predict(rows)
     assert len(answers.values) == len(rows)
     metadata = yaml.safe_load((files / "MLmodel").read_text())["metadata"]
@@ -66,4 +67,4 @@ def test_a_scorer_that_answers_otherwise_is_not_stored_and_its_version_not_promo
 def test_a_family_without_a_scorer_has_none(trained: Project) -> None:
     version = MlflowClient(trained.uri, trained.uri).get_model_version_by_alias("HousePriceModel", "Production")
     assert version.tags["scorer"] == "none"
-    assert version.tags["scorer_reason"] == "only the default spatial model can be compiled"
+    assert version.tags["scorer_reason"] == "only a single spatial model can be compiled"

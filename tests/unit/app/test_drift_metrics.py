@@ -17,6 +17,7 @@ from tableloop.settings import Settings
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.state.monitor_report import beat
+from tableloop.table import load_table
 
 COLUMN = {
     "name": "MedInc", "title": "Median income", "unit": "dollars", "ks": 0.2, "p_value": 1e-9, "psi": 0.25,
@@ -142,9 +143,11 @@ def test_the_history_is_an_answer_newest_first(client: TestClient, settings: Set
 def test_a_real_report_is_as_the_documentation_describes_it(shift: float) -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(2000, 8))
-    policy = load_policy()
-    reference = make_reference(rows, rows[:, 0], test_rmse=0.4)
-    report = check(Layout(Path("/nowhere")), policy) | compare(reference, rows[:1000] + shift, rows[:1000, 0], policy)
+    policy, table = load_policy(), load_table()
+    reference = make_reference(rows, rows[:, 0], 0.4, columns=table.feature_names)
+    report = check(Layout(Path("/nowhere")), policy) | compare(
+        reference, rows[:1000] + shift, rows[:1000, 0], policy, table
+    )
     report |= {"live": live_error(np.ones(300), 0.4, policy) | {"inside_interval": 0.9}}
     described = DriftReport.model_validate(report, extra="forbid")
     assert described.status == ("drift" if shift else "no drift")

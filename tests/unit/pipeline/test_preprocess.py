@@ -8,7 +8,10 @@ import pytest
 
 from pipeline.preprocess import check, place_in_split, split, split_feedback, superseded
 from pipeline.stage_runner import StageError
-from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
+from tableloop.table import load_table
+
+TABLE = load_table()
+FEATURES, FEATURE_NAMES, TARGET = TABLE.features, TABLE.feature_names, TABLE.target
 
 
 @pytest.fixture
@@ -20,14 +23,14 @@ def frame() -> pd.DataFrame:
 
 
 def test_good_data_passes_and_comes_in_the_order_of_the_schema(frame: pd.DataFrame) -> None:
-    checked = check(frame[frame.columns[::-1]])
+    checked = check(frame[frame.columns[::-1]], TABLE)
     assert list(checked) == [*FEATURE_NAMES, TARGET.name]
     assert (checked.dtypes == np.float64).all()
 
 
 def test_whole_numbers_are_numbers(frame: pd.DataFrame) -> None:
     frame["Population"] = 7
-    assert check(frame)["Population"].dtype == np.float64
+    assert check(frame, TABLE)["Population"].dtype == np.float64
 
 
 def test_bad_data_lists_every_column_and_its_lines_at_once(frame: pd.DataFrame) -> None:
@@ -40,7 +43,7 @@ def test_bad_data_lists_every_column_and_its_lines_at_once(frame: pd.DataFrame) 
     frame["Colour"] = 1
     frame = frame.drop(columns="HouseAge")
     with pytest.raises(StageError) as caught:
-        check(frame)
+        check(frame, TABLE)
     message = str(caught.value)
     assert message.startswith("6 problems in the raw data\n")
     assert "missing column: HouseAge" in message
@@ -54,16 +57,16 @@ def test_bad_data_lists_every_column_and_its_lines_at_once(frame: pd.DataFrame) 
 def test_many_bad_rows_stay_readable(frame: pd.DataFrame) -> None:
     frame.loc[::2, "Latitude"] = 91.0
     with pytest.raises(StageError, match="1,000 values not within -90 to 90, lines 2, 4, 6, 8, 10 and 995 more"):
-        check(frame)
+        check(frame, TABLE)
 
 
 def test_an_empty_table_is_refused(frame: pd.DataFrame) -> None:
     with pytest.raises(StageError, match="no rows"):
-        check(frame.head(0))
+        check(frame.head(0), TABLE)
 
 
 def test_the_parts_have_the_sizes_asked_for_and_share_no_row(frame: pd.DataFrame) -> None:
-    parts = split(frame, test_fraction=0.2, validation_fraction=0.25)
+    parts = split(frame, FEATURE_NAMES, test_fraction=0.2, validation_fraction=0.25)
     sizes = {name: len(part) / len(frame) for name, part in parts.items()}
     assert sizes == pytest.approx({"train": 0.6, "validation": 0.2, "test": 0.2}, abs=0.03)
     assert sum(len(part) for part in parts.values()) == len(frame)
@@ -71,20 +74,20 @@ def test_the_parts_have_the_sizes_asked_for_and_share_no_row(frame: pd.DataFrame
 
 
 def test_no_row_changes_side_when_rows_are_added_and_shuffled(frame: pd.DataFrame) -> None:
-    before = split(frame.head(1000), 0.2, 0.2)
-    after = split(frame.sample(frac=1, random_state=1), 0.2, 0.2)
+    before = split(frame.head(1000), FEATURE_NAMES, 0.2, 0.2)
+    after = split(frame.sample(frac=1, random_state=1), FEATURE_NAMES, 0.2, 0.2)
     for name, part in before.items():
         assert len(part.merge(after[name])) == len(part)
 
 
 def test_another_label_of_the_same_place_stays_on_its_side(frame: pd.DataFrame) -> None:
     relabelled = frame.assign(**{TARGET.name: 1.0})
-    np.testing.assert_array_equal(place_in_split(frame), place_in_split(relabelled))
+    np.testing.assert_array_equal(place_in_split(frame, FEATURE_NAMES), place_in_split(relabelled, FEATURE_NAMES))
 
 
 def test_the_hash_is_the_same_on_every_machine_and_version() -> None:
     row = pd.DataFrame([{column.name: column.example for column in FEATURES}])
-    assert place_in_split(row) == pytest.approx(0.4827283425392491, abs=1e-15)
+    assert place_in_split(row, FEATURE_NAMES) == pytest.approx(0.4827283425392491, abs=1e-15)
 
 
 GATE: dict[str, Any] = {"validation_fraction": 0.2, "gate_fraction": 0.3, "gate_rows": 20}
@@ -98,12 +101,12 @@ def labelled(frame: pd.DataFrame, *batches: int) -> pd.DataFrame:
 
 
 def test_the_newest_labels_are_held_out_for_the_gate_and_trained_on_later(frame: pd.DataFrame) -> None:
-    first = split_feedback(labelled(frame, 200), **GATE)
+    first = split_feedback(labelled(frame, 200), TABLE, **GATE)
     gate = first["part"] == "gate"
     assert gate.sum() == 60
     assert first["predicted_at"][gate].min() > first["predicted_at"][~gate].max()
     assert 0.1 < (first["part"][~gate] == "validation").mean() < 0.3
-    second = split_feedback(labelled(frame, 200, 100), **GATE)
+    second = split_feedback(labelled(frame, 200, 100), TABLE, **GATE)
     assert (second["part"] == "gate").sum() == 30
     assert set(second["part"][140:200]) == {"train", "validation"}
     kept = second["part"][:140].reset_index(drop=True)
@@ -111,20 +114,20 @@ def test_the_newest_labels_are_held_out_for_the_gate_and_trained_on_later(frame:
 
 
 def test_too_few_labels_are_all_trained_on(frame: pd.DataFrame) -> None:
-    assert set(split_feedback(labelled(frame, 60), **GATE)["part"]) == {"train", "validation"}
+    assert set(split_feedback(labelled(frame, 60), TABLE, **GATE)["part"]) == {"train", "validation"}
 
 
 def test_late_labels_of_old_predictions_are_not_for_the_gate(frame: pd.DataFrame) -> None:
     batches = labelled(frame, 100, 100)
     batches.loc[batches["batch"] == 2, "predicted_at"] -= 150
-    assert "gate" not in set(split_feedback(batches, **GATE)["part"])
+    assert "gate" not in set(split_feedback(batches, TABLE, **GATE)["part"])
 
 
 def test_a_row_counts_with_its_newest_label(frame: pd.DataFrame) -> None:
     batches = labelled(frame, 100)
     again = batches.assign(predicted_at=batches["predicted_at"] + 1000, batch=2)
     again[TARGET.name] = 7.0
-    rows = split_feedback(pd.concat([batches, again]), **GATE)
+    rows = split_feedback(pd.concat([batches, again]), TABLE, **GATE)
     assert len(rows) == 100
     assert (rows[TARGET.name] == 7.0).all()
 
@@ -133,7 +136,7 @@ def test_no_place_has_labels_on_both_sides_of_the_gate(frame: pd.DataFrame) -> N
     batches = labelled(frame, 1000)
     batches["Latitude"] = 35 + np.arange(1000) % 40 / 10
     batches["Longitude"] = -120.0
-    rows = split_feedback(batches, **GATE)
+    rows = split_feedback(batches, TABLE, **GATE)
     places = {part: set(rows["Latitude"][rows["part"] == part]) for part in ("train", "validation", "gate", "aside")}
     assert not places["gate"] & (places["train"] | places["validation"])
     assert len(places["gate"]) > 10
@@ -142,9 +145,9 @@ def test_no_place_has_labels_on_both_sides_of_the_gate(frame: pd.DataFrame) -> N
 
 
 def test_a_raw_row_that_came_back_takes_no_part_any_more(frame: pd.DataFrame) -> None:
-    parts = split(frame, 0.2, 0.2)
-    feedback = split_feedback(labelled(frame, 500), **GATE)
-    kept, same = superseded(parts, feedback, least=20)
+    parts = split(frame, FEATURE_NAMES, 0.2, 0.2)
+    feedback = split_feedback(labelled(frame, 500), TABLE, **GATE)
+    kept, same = superseded(parts, feedback, FEATURE_NAMES, least=20)
     assert same is feedback
     trained = feedback[feedback["part"].isin(["train", "validation"])]
     rest = pd.concat(kept.values())
@@ -153,16 +156,16 @@ def test_a_raw_row_that_came_back_takes_no_part_any_more(frame: pd.DataFrame) ->
 
 
 def test_the_test_part_never_runs_empty(frame: pd.DataFrame) -> None:
-    parts = split(frame, 0.2, 0.2)
-    feedback = split_feedback(labelled(parts["test"], len(parts["test"])), **GATE)
-    kept, feedback = superseded(parts, feedback, least=200)
+    parts = split(frame, FEATURE_NAMES, 0.2, 0.2)
+    feedback = split_feedback(labelled(parts["test"], len(parts["test"])), TABLE, **GATE)
+    kept, feedback = superseded(parts, feedback, FEATURE_NAMES, least=200)
     assert len(kept["test"]) == len(parts["test"])
     assert set(feedback["part"]) == {"aside", "gate"}
 
 
 def test_without_labels_nothing_changes(frame: pd.DataFrame) -> None:
-    parts = split(frame, 0.2, 0.2)
-    kept, feedback = superseded(parts, split_feedback(labelled(frame, 0), **GATE), least=20)
+    parts = split(frame, FEATURE_NAMES, 0.2, 0.2)
+    kept, feedback = superseded(parts, split_feedback(labelled(frame, 0), TABLE, **GATE), FEATURE_NAMES, least=20)
     assert feedback.empty
     for name, part in parts.items():
         pd.testing.assert_frame_equal(kept[name], part)

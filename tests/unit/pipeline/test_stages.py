@@ -53,4 +53,3 @@ def test_the_committed_lock_file_is_of_the_committed_data() -> None:
     dependencies = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]["preprocess"]["deps"]
     dependency = next(entry for entry in dependencies if entry["path"] == "data/raw/california_housing.csv")
     assert dependency["md5"] == hashlib.md5(data.read_bytes()).hexdigest()
-    assert hashlib.sha256(data.read_bytes()).hexdigest() in (ROOT / "data/README.md").read_text()

@@ -15,8 +15,10 @@ import pytest
 from tableloop import files
 from tableloop.files import BATCH_ROWS, Kind, TableError, TableReader, TableWriter, check_table, features_of
 from tableloop.model.intervals import Answers
-from tableloop.table import FEATURE_NAMES, FEATURES
+from tableloop.table import load_table
 
+TABLE = load_table()
+FEATURES, FEATURE_NAMES = TABLE.features, TABLE.feature_names
 KINDS: tuple[Kind, ...] = ("csv", "parquet")
 
 
@@ -44,7 +46,7 @@ LINE = ",".join(str(column.example) for column in FEATURES)
 
 def problems(file: io.BytesIO, kind: Kind = "csv") -> list[str]:
     with pytest.raises(TableError) as caught:
-        check_table(file, kind)
+        check_table(file, kind, TABLE)
     return list(map(str, caught.value.problems))
 
 
@@ -55,18 +57,18 @@ def test_rows_and_other_columns_go_through_in_their_order(kind_in: Kind, kind_ou
     frame = rows(count, note=[f'a "quoted", {row}\nline' for row in range(count)])
     frame = frame[["note", *reversed(FEATURE_NAMES)]]
     file = file_of(frame, kind_in)
-    assert check_table(file, kind_in) == count
-    reader = TableReader(file, kind_in)
+    assert check_table(file, kind_in, TABLE) == count
+    reader = TableReader(file, kind_in, TABLE)
     sink = io.BytesIO()
-    writer = TableWriter(sink, reader.schema, kind_out)
+    writer = TableWriter(sink, reader.schema, kind_out, TABLE.answer)
     for batch in reader.batches():
         assert batch.num_rows <= BATCH_ROWS
-        income = features_of(batch)[:, 0]
+        income = features_of(batch, FEATURE_NAMES)[:, 0]
         ids = [f"id-{value:g}" for value in income]
         writer.write(batch, Answers(income * 2, income, income * 3, None), "7", ids)
     writer.close()
     answer = pd.read_csv(io.BytesIO(sink.getvalue())) if kind_out == "csv" else pd.read_parquet(sink)
-    assert list(answer.columns) == [*frame.columns, *files.OUTPUT_COLUMNS]
+    assert list(answer.columns) == [*frame.columns, *files.output_columns(TABLE.answer)]
     assert answer["note"].tolist() == frame["note"].tolist()
     for name in FEATURE_NAMES:
         np.testing.assert_array_equal(answer[name], frame[name])
@@ -79,15 +81,15 @@ def test_rows_and_other_columns_go_through_in_their_order(kind_in: Kind, kind_ou
 @pytest.mark.parametrize("content", ["\ufeff{h}\n{r}\n", "{h}\r\n{r}\r\n\r\n", "{h}\n{r}", '"{q}"\n {s}\n'])
 def test_spellings_of_csv(content: str) -> None:
     line = content.format(h=HEADER, r=LINE, q=HEADER.replace(",", '","'), s=LINE.replace(",", " , "))
-    (batch,) = TableReader(text(line), "csv").batches()
-    np.testing.assert_array_equal(features_of(batch)[0], [column.example for column in FEATURES])
+    (batch,) = TableReader(text(line), "csv", TABLE).batches()
+    np.testing.assert_array_equal(features_of(batch, FEATURE_NAMES)[0], [column.example for column in FEATURES])
 
 
 def test_a_type_that_the_first_rows_do_not_show() -> None:
     ages = ["41"] * 30_000 + ["41.5"]
     frame = rows(len(ages), HouseAge=ages, zip=["00123"] * len(ages))
-    last = list(TableReader(file_of(frame, "csv"), "csv").batches())[-1]
-    assert features_of(last)[-1, 1] == 41.5
+    last = list(TableReader(file_of(frame, "csv"), "csv", TABLE).batches())[-1]
+    assert features_of(last, FEATURE_NAMES)[-1, 1] == 41.5
     assert last.column("zip")[0].as_py() == "00123"
 
 
@@ -163,18 +165,18 @@ def test_numbers_of_other_types_are_numbers() -> None:
     table = table.set_column(2, "AveRooms", pa.array([1.5, 2.5, 3.5], pa.float32()))
     file = io.BytesIO()
     pq.write_table(table, file)
-    (batch,) = TableReader(file, "parquet").batches()
-    assert features_of(batch)[:, 1:3].tolist() == [[1, 1.5], [2, 2.5], [3, 3.5]]
+    (batch,) = TableReader(file, "parquet", TABLE).batches()
+    assert features_of(batch, FEATURE_NAMES)[:, 1:3].tolist() == [[1, 1.5], [2, 2.5], [3, 3.5]]
 
 
 def test_nested_columns_go_through_parquet_but_not_into_csv() -> None:
-    reader = TableReader(file_of(rows(2, nested=[[1], [2, 3]]), "parquet"), "parquet")
-    TableWriter(io.BytesIO(), reader.schema, "parquet")
+    reader = TableReader(file_of(rows(2, nested=[[1], [2, 3]]), "parquet"), "parquet", TABLE)
+    TableWriter(io.BytesIO(), reader.schema, "parquet", TABLE.answer)
     with pytest.raises(TableError, match="a CSV file cannot hold it"):
-        TableWriter(io.BytesIO(), reader.schema, "csv")
+        TableWriter(io.BytesIO(), reader.schema, "csv", TABLE.answer)
 
 
 def test_too_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_ROWS", 9_000)
-    assert check_table(file_of(rows(9_000), "csv"), "csv") == 9_000
+    assert check_table(file_of(rows(9_000), "csv"), "csv", TABLE) == 9_000
     assert problems(file_of(rows(9_001), "csv")) == ["there are more than 9,000 rows"]

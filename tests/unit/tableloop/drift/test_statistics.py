@@ -11,14 +11,15 @@ import pandas as pd
 import pytest
 import yaml
 from scipy.stats import ks_2samp, spearmanr, wasserstein_distance
-from sklearn.metrics import roc_auc_score
 
 from tableloop.drift import statistics
 from tableloop.drift.report import as_html, as_text
 from tableloop.drift.statistics import Matrix, Policy, Reference, compare, make_reference
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import load_table
 
 ROOT = Path(__file__).parents[4]
+TABLE = load_table()
+FEATURE_NAMES = TABLE.feature_names
 POLICY = Policy(**yaml.safe_load((ROOT / "params.yaml").read_text())["drift"])
 
 
@@ -31,7 +32,7 @@ def rows() -> Matrix:
 
 @pytest.fixture(scope="module")
 def reference(rows: Matrix) -> Reference:
-    return make_reference(rows[:16_000], predicted(rows[16_000:18_000]), 0.4)
+    return make_reference(rows[:16_000], predicted(rows[16_000:18_000]), 0.4, columns=FEATURE_NAMES)
 
 
 def predicted(rows: Matrix) -> Matrix:
@@ -103,24 +104,17 @@ def test_holm_of_a_known_example() -> None:
     assert statistics.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
 
 
-def test_the_area_under_the_curve_is_that_of_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    positive = rng.integers(0, 2, 300)
-    scores = (rng.normal(size=300) + positive).round(1)  # with ties
-    assert statistics.area_under_curve(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
-
-
 def test_the_changed_pair_is_named_with_scipys_correlations(rows: Matrix) -> None:
     before, now = rows[:1000], rows[1000:2000].copy()
     now[:, 7] = now[::-1, 7]
-    joint = statistics.joint_change(before, now)
+    joint = statistics.joint_change(FEATURE_NAMES, before, now)
     assert joint["pair"] == ["Latitude", "Longitude"]
     assert joint["correlation_before"] == pytest.approx(spearmanr(before[:, 6], before[:, 7]).statistic)
     assert joint["correlation_now"] == pytest.approx(spearmanr(now[:, 6], now[:, 7]).statistic)
 
 
 def test_other_rows_of_the_same_world_are_no_drift(rows: Matrix, reference: Reference) -> None:
-    report = compare(reference, rows[18_000:19_000], predicted(rows[18_000:19_000]), POLICY)
+    report = compare(reference, rows[18_000:19_000], predicted(rows[18_000:19_000]), POLICY, TABLE)
     assert (report["status"], report["summary"]) == ("no drift", "nothing moved")
     assert [column["name"] for column in report["columns"]] == [*FEATURE_NAMES, "prediction"]
 
@@ -128,7 +122,7 @@ def test_other_rows_of_the_same_world_are_no_drift(rows: Matrix, reference: Refe
 def test_a_risen_income_is_named_with_its_direction_and_its_medians(rows: Matrix, reference: Reference) -> None:
     window = rows[18_000:19_000].copy()
     window[:, 0] *= 1.25
-    report = compare(reference, window, predicted(window), POLICY)
+    report = compare(reference, window, predicted(window), POLICY, TABLE)
     assert report["status"] == "drift"
     assert drifted(report) == {"MedInc", "prediction"}
     income = report["columns"][0]
@@ -140,7 +134,7 @@ def test_a_risen_income_is_named_with_its_direction_and_its_medians(rows: Matrix
 def test_columns_that_stay_while_the_rows_change_are_found(rows: Matrix, reference: Reference) -> None:
     window = rows[18_000:19_000].copy()
     window[:, 0] = window[::-1, 0]
-    report = compare(reference, window, predicted(window), POLICY)
+    report = compare(reference, window, predicted(window), POLICY, TABLE)
     assert report["status"] == "drift"
     assert drifted(report) == set()
     assert report["joint"]["drifted"]
@@ -152,32 +146,32 @@ def test_a_wider_spread_is_called_so(rows: Matrix, reference: Reference) -> None
     window = rows[18_000:19_000].copy()
     middle = np.median(window[:, 1])
     window[:, 1] = middle + 2 * (window[:, 1] - middle)
-    age = compare(reference, window, predicted(window), POLICY)["columns"][1]
+    age = compare(reference, window, predicted(window), POLICY, TABLE)["columns"][1]
     assert (age["name"], age["drifted"], age["direction"]) == ("HouseAge", True, "wider")
 
 
 def test_too_few_predictions_say_nothing(rows: Matrix, reference: Reference) -> None:
-    report = compare(reference, rows[:499], predicted(rows[:499]), POLICY)
+    report = compare(reference, rows[:499], predicted(rows[:499]), POLICY, TABLE)
     assert report["status"] == "not enough data"
     assert "499 predictions, 500 are needed" in report["summary"]
-    empty = compare(reference, np.empty((0, 8)), np.empty(0), POLICY)
+    empty = compare(reference, np.empty((0, 8)), np.empty(0), POLICY, TABLE)
     assert empty["status"] == "not enough data"
 
 
 def test_predictions_of_another_version_are_left_out(rows: Matrix, reference: Reference) -> None:
-    report = compare(reference, rows[18_000:19_000], predicted(rows[18_000:18_100]), POLICY)
+    report = compare(reference, rows[18_000:19_000], predicted(rows[18_000:18_100]), POLICY, TABLE)
     assert [column["name"] for column in report["columns"]] == list(FEATURE_NAMES)
 
 
 def test_constant_columns_and_one_row_again_and_again() -> None:
     rng = np.random.default_rng(0)
     constant = np.column_stack([np.full(2000, 3.0), rng.normal(size=(2000, 7))])
-    reference = make_reference(constant, np.full(2000, 2.0), 0.4)
-    same = compare(reference, constant[:600], np.full(600, 2.0), POLICY)
+    reference = make_reference(constant, np.full(2000, 2.0), 0.4, columns=FEATURE_NAMES)
+    same = compare(reference, constant[:600], np.full(600, 2.0), POLICY, TABLE)
     assert drifted(same) == set()
     lower = constant[:600] - [1, 0, 0, 0, 0, 0, 0, 0]
-    assert drifted(compare(reference, lower, np.full(600, 2.0), POLICY)) == {"MedInc"}
-    one_row = compare(reference, np.repeat(constant[:1], 600, axis=0), np.full(600, 2.0), POLICY)
+    assert drifted(compare(reference, lower, np.full(600, 2.0), POLICY, TABLE)) == {"MedInc"}
+    one_row = compare(reference, np.repeat(constant[:1], 600, axis=0), np.full(600, 2.0), POLICY, TABLE)
     assert one_row["status"] == "drift"
     json.dumps([same, one_row], allow_nan=False)
 
@@ -186,8 +180,8 @@ def test_a_weight_is_worth_as_many_rows() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(500, 8))
     weights = rng.integers(0, 3, 500).astype(float)
-    weighted = make_reference(rows, rows[:, 0], 0.4, weights)
-    repeated = make_reference(np.repeat(rows, weights.astype(int), axis=0), rows[:, 0], 0.4)
+    weighted = make_reference(rows, rows[:, 0], 0.4, weights=weights, columns=FEATURE_NAMES)
+    repeated = make_reference(np.repeat(rows, weights.astype(int), axis=0), rows[:, 0], 0.4, columns=FEATURE_NAMES)
     np.testing.assert_allclose(weighted.quantiles, repeated.quantiles)
     np.testing.assert_allclose(weighted.deviations, repeated.deviations)
     assert weighted.counts[0] == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
@@ -197,22 +191,36 @@ def test_a_weight_is_worth_as_many_rows() -> None:
 def test_a_reference_is_small_and_comes_back_as_it_was(reference: Reference, tmp_path: Path) -> None:
     reference.save(tmp_path / "reference.npz")
     assert (tmp_path / "reference.npz").stat().st_size < 300_000
-    again = Reference.load(tmp_path / "reference.npz")
+    again = Reference.load(tmp_path / "reference.npz", FEATURE_NAMES)
     for name in Reference.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(again, name), getattr(reference, name))
+
+
+def test_a_reference_is_read_by_the_names_of_its_columns(reference: Reference, tmp_path: Path) -> None:
+    path, order = tmp_path / "reference.npz", [*range(1, 8), 0]
+    reference.save(path)
+    turned = Reference.load(path, [FEATURE_NAMES[i] for i in order])
+    np.testing.assert_array_equal(turned.quantiles, reference.quantiles[[*order, 8]])
+    np.testing.assert_array_equal(turned.rows, reference.rows[:, order])
+    with pytest.raises(ValueError, match="of other columns: MedInc"):
+        Reference.load(path, [*FEATURE_NAMES[:7], "Age"])
+    unnamed = asdict(reference)
+    del unnamed["columns"]
+    np.savez_compressed(path, **unnamed)
+    assert Reference.load(path, FEATURE_NAMES).columns == FEATURE_NAMES
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"\x93NUMPY", b"{}"])
 def test_a_file_that_is_no_reference_is_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "reference.npz").write_bytes(content)
     with pytest.raises(ValueError, match="reference"):
-        Reference.load(tmp_path / "reference.npz")
+        Reference.load(tmp_path / "reference.npz", FEATURE_NAMES)
 
 
 def test_a_report_reads_as_text_and_as_a_page(rows: Matrix, reference: Reference) -> None:
     window = rows[18_000:19_000] * np.array([1.25, 1, 1, 1, 1, 1, 1, 1])
     added = {"policy": asdict(POLICY), "monitor": {"says": "waits for <more> labels"}}
-    report = compare(reference, window, predicted(window), POLICY) | added
+    report = compare(reference, window, predicted(window), POLICY, TABLE) | added
     text, page = as_text(report), as_html(report)
     assert text.startswith("drift: ")
     assert len([line for line in text.splitlines() if line.startswith((*FEATURE_NAMES, "prediction"))]) == 9
@@ -222,6 +230,6 @@ def test_a_report_reads_as_text_and_as_a_page(rows: Matrix, reference: Reference
     assert "src=" not in page
     assert "<h1>Drift: " in page
     assert page.index("Median income") < page.index("House age")  # what moved comes first
-    nothing = compare(reference, rows[:3], predicted(rows[:3]), POLICY)
+    nothing = compare(reference, rows[:3], predicted(rows[:3]), POLICY, TABLE)
     assert as_text(nothing).startswith("not enough data: ")
     assert "<h1>Not enough data</h1>" in as_html(nothing)

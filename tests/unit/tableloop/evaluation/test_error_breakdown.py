@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tableloop.evaluation.error_breakdown import Answered, by_price, by_quantile, by_region
+from tableloop.evaluation.error_breakdown import Answered, by_band, by_quantile, by_region
+from tableloop.table import load_table
 
 PLACES = {
     "San Francisco Bay": (37.77, -122.45),
@@ -26,14 +27,14 @@ def answered() -> Answered:
 
 
 def test_each_town_is_in_its_region(answered: Answered) -> None:
-    groups = by_region(answered)
+    groups = by_region(answered, load_table())
     assert [group.name for group in groups] == list(PLACES)
     assert [group.rmse for group in groups] == pytest.approx([0.1, 0.2, 0.3, 0.4, 1.0])
     assert [group.coverage for group in groups] == [1, 1, 1, 0, 0]
 
 
 def test_prices_are_in_bands_with_their_bias(answered: Answered) -> None:
-    groups = by_price(answered)
+    groups = by_band(answered, load_table())
     assert [group.name for group in groups] == [
         "below 100,000", "100,000 to 200,000", "200,000 to 300,000", "300,000 to 500,000", "500,000 and more",
     ]  # fmt: skip

@@ -5,6 +5,8 @@ import numpy.typing as npt
 import pytest
 
 from tableloop.model.price_index import PriceIndex, _groups
+from tableloop.model.spatial import SpatialFeatures
+from tests.unit.tableloop.model.test_spatial import COLUMNS, PLACE
 
 Matrix = npt.NDArray[np.float64]
 
@@ -24,7 +26,8 @@ def market(rows: int, seed: int) -> tuple[Matrix, Matrix]:
 
 
 def fitted(X: Matrix, y: Matrix, batch: npt.NDArray[np.int64]) -> Matrix:
-    return PriceIndex(None, half_life=1000, least=50).fit(X, y, batch).renew(X, y, batch)
+    kriging = SpatialFeatures(COLUMNS, PLACE, middle_latitude=36.0)
+    return PriceIndex(kriging, half_life=1000, least=50, lowest_value=0.05).fit(X, y, batch).renew(X, y, batch)
 
 
 def test_old_values_follow_a_market_that_rose_in_one_part() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 import skops.io
+import yaml
 from sklearn.base import clone
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -15,13 +17,16 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from tableloop.model.kriging import EASTWARD, FEATURES_OUT, KILOMETRES, kernel_inputs, places
+from tableloop.model.kriging import KILOMETRES, KernelInputs
 from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
 
-KERNEL = {
-    "place_share": 0.3, "place_length": 0.08, "noise": 0.1, "MedInc": 6.6, "HouseAge": 7.3, "AveRooms": 6.3,
-    "AveBedrms": 7.1, "Population": 19.0, "AveOccup": 8.5, "place": 1.9,
-}  # fmt: skip
+COLUMNS = ["MedInc", "HouseAge", "AveRooms", "AveBedrms", "Population", "AveOccup", "Latitude", "Longitude"]
+PLACE = ["Latitude", "Longitude"]
+TRAIN: dict[str, Any] = yaml.safe_load((Path(__file__).parents[4] / "params.yaml").read_text())["train"]
+KERNEL: dict[str, Any] = TRAIN["kriging"]["kernel"]
+FEATURES: dict[str, Any] = TRAIN["candidates"]["spatial"]["features"]
+WIDE: dict[str, Any] = TRAIN["candidates"]["spatial"]["wide_features"]
+EASTWARD = np.cos(np.radians(36.0))
 TRUSTED = [
     "tableloop.model.spatial.SpatialFeatures",
     "tableloop.model.spatial.OffsetRegressor",
@@ -30,6 +35,13 @@ TRUSTED = [
 
 
 Fitted: TypeAlias = tuple[SpatialFeatures, np.ndarray, np.ndarray]
+
+
+def features(more: dict[str, Any] | None = None, **params: Any) -> SpatialFeatures:
+    """Return the shipped features, unfitted, and some more."""
+    return SpatialFeatures(COLUMNS, PLACE, **{
+        "middle_latitude": 36.0, "kernel": KERNEL, "features": FEATURES | (more or {}), **params,
+    })  # fmt: skip
 
 
 def town(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,13 +60,18 @@ def town(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted() -> Fitted:
     X, y = town(800)
-    return SpatialFeatures(KERNEL).fit(X, y), X, y
+    return features().fit(X, y), X, y
 
 
 def kriged_slowly(train: np.ndarray, values: np.ndarray, row: np.ndarray, neighbours: int, candidates: int) -> float:
     """Ordinary kriging as in a textbook: the bordered system, one row, one covariance at a time."""
-    length = [KERNEL[name] for name in ("MedInc", "HouseAge", "AveRooms", "AveBedrms", "Population", "AveOccup")]
-    scale = np.array([*length, KERNEL["place"], KERNEL["place"]]) * kernel_inputs(train).std(axis=0)
+    of = KernelInputs(features().fit(train, values).specification_)
+    places = of.places
+
+    def kernel_inputs(rows: np.ndarray) -> np.ndarray:
+        return of(rows, places(rows))
+
+    scale = of.lengths * kernel_inputs(train).std(axis=0)
 
     def covariance(a: np.ndarray, b: np.ndarray) -> float:
         on_map = np.linalg.norm(places(a[None]) - places(b[None]))
@@ -76,7 +93,7 @@ def kriged_slowly(train: np.ndarray, values: np.ndarray, row: np.ndarray, neighb
 def test_the_kriging_estimate_is_the_textbooks() -> None:
     X, y = town(300)
     X[:, 6:] += np.random.default_rng(1).normal(0, 1e-3, (300, 2))  # no ties, so the nearest places are unique
-    transformer = SpatialFeatures(KERNEL, neighbours=12, candidates=30).fit(X, y)
+    transformer = features(neighbours=12, candidates=30).fit(X, y)
     new = town(20, seed=2)[0]
     expected = [kriged_slowly(X, y, row, 12, 30) for row in new]
     np.testing.assert_allclose(transformer.transform(new)[:, -1], expected, rtol=1e-6)
@@ -84,11 +101,11 @@ def test_the_kriging_estimate_is_the_textbooks() -> None:
 
 def test_a_training_rows_own_target_does_not_move_its_features() -> None:
     X, y = town(400)
-    before = SpatialFeatures(KERNEL).fit_transform(X, y)
+    before = features().fit_transform(X, y)
     for row in (0, 17, 399):
         changed = y.copy()
         changed[row] += 1000
-        after = SpatialFeatures(KERNEL).fit_transform(X, changed)
+        after = features().fit_transform(X, changed)
         np.testing.assert_array_equal(after[row], before[row])
         assert not np.array_equal(after, before)  # the others saw it
 
@@ -97,12 +114,15 @@ def test_a_training_rows_own_target_does_not_move_its_features() -> None:
 def test_leaving_one_out_equals_fitting_without_the_row(wide: bool) -> None:
     X, y = town(200)
     X[:, 6:] += np.random.default_rng(1).normal(0, 1e-3, (200, 2))
-    together = SpatialFeatures(KERNEL, wide=wide).fit_transform(X, y)
+    together = features(WIDE if wide else None).fit_transform(X, y)
     for row in (3, 150):
         others = np.arange(200) != row
-        alone = SpatialFeatures(KERNEL, wide=wide).fit(X[others], y[others])
-        alone.input_scale_ = SpatialFeatures(KERNEL).fit(X, y).input_scale_
-        alone.inputs_ = kernel_inputs(X[others]) * alone.input_scale_
+        alone = features(WIDE if wide else None).fit(X[others], y[others])
+        # The spread of the inputs, too, is that of the other rows.
+        whole = features(WIDE if wide else None).fit(X, y)
+        alone.arrays_ |= {name: whole.arrays_[name] for name in ("input_scale",)}
+        alone.arrays_["inputs"] = whole.arrays_["inputs"][others]
+        alone.__setstate__(alone.__getstate__())
         np.testing.assert_allclose(alone.transform(X[[row]])[0], together[row], rtol=1e-5)
 
 
@@ -114,7 +134,7 @@ def test_a_row_that_was_in_fit_is_a_new_row_to_transform(fitted: Fitted) -> None
 @pytest.mark.parametrize("wide", [False, True])
 def test_one_row_equals_the_batch(wide: bool) -> None:
     X, y = town(600)
-    transformer = SpatialFeatures(KERNEL, wide=wide).fit(X, y)
+    transformer = features(WIDE if wide else None).fit(X, y)
     new = town(300, seed=1)[0]
     batch = transformer.transform(new)
     np.testing.assert_array_equal(np.vstack([transformer.transform(row[None]) for row in new]), batch)
@@ -125,16 +145,16 @@ def test_one_row_equals_the_batch(wide: bool) -> None:
 def test_more_rows_on_one_spot_than_candidates() -> None:
     X, y = town(150)
     X[:100] = X[0]
-    features = SpatialFeatures(KERNEL, candidates=20).fit_transform(X, y)
-    assert np.isfinite(features).all()
-    assert features[:100, -1].min() >= y.min() - 1
-    assert features[:100, -1].max() <= y.max() + 1
+    made = features(candidates=20).fit_transform(X, y)
+    assert np.isfinite(made).all()
+    assert made[:100, -1].min() >= y.min() - 1
+    assert made[:100, -1].max() <= y.max() + 1
 
 
 @pytest.mark.parametrize("rows", [2, 3, 10])
 def test_fewer_rows_than_neighbours(rows: int) -> None:
     X, y = town(rows)
-    transformer = SpatialFeatures(KERNEL)
+    transformer = features()
     assert np.isfinite(transformer.fit_transform(X, y)).all()
     assert np.isfinite(transformer.transform(town(5, seed=3)[0])).all()
 
@@ -162,17 +182,19 @@ def test_impossible_values_are_refused_by_name(fitted: Fitted, column: int, valu
     with pytest.raises(ValueError, match=message):
         transformer.transform(wrong)
     with pytest.raises(ValueError, match=message):
-        SpatialFeatures(KERNEL).fit(wrong, y)
+        features().fit(wrong, y)
 
 
 def test_wrong_tables_and_constants_are_refused() -> None:
     X, y = town(30)
     with pytest.raises(ValueError, match="X has 7 features"):
-        SpatialFeatures(KERNEL).fit(X[:, :7], y)
+        features().fit(X[:, :7], y)
     with pytest.raises(ValueError, match="unknown kernel constants: Rooms"):
-        SpatialFeatures({"Rooms": 1.0}).fit(X, y)
+        features(kernel={"Rooms": 1.0}).fit(X, y)
+    with pytest.raises(ValueError, match=r"Far: one of ratio, .*, around is needed"):
+        features({"Far": {"distance": 1, "mean": 2}}).fit(X, y)
     with pytest.raises(NotFittedError):
-        SpatialFeatures(KERNEL).transform(X)
+        features().transform(X)
 
 
 def test_the_distance_to_the_nearest_training_place(fitted: Fitted) -> None:
@@ -190,7 +212,7 @@ def test_the_distance_to_the_nearest_training_place(fitted: Fitted) -> None:
 def test_a_stored_model_answers_as_before_and_is_small(wide: bool) -> None:
     X, y = town(600)
     model = make_pipeline(
-        SpatialFeatures(KERNEL, wide=wide), OffsetRegressor(HistGradientBoostingRegressor(max_iter=5))
+        features(WIDE if wide else None), OffsetRegressor(HistGradientBoostingRegressor(max_iter=5))
     )
     new = town(50, seed=4)[0]
     expected = model.fit(X, y).predict(new)
@@ -199,7 +221,7 @@ def test_a_stored_model_answers_as_before_and_is_small(wide: bool) -> None:
     np.testing.assert_array_equal(skops.io.loads(stored, trusted=TRUSTED).predict(new), expected)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(new), expected)
     numbers_a_row = 19 if wide else 11  # eight inputs, two coordinates, the target; eight raw features
-    assert len(pickle.dumps(model[0])) < 600 * 8 * numbers_a_row + 3000
+    assert len(pickle.dumps(model[0])) < 600 * 8 * numbers_a_row + 6000
     unfitted = skops.io.loads(skops.io.dumps(clone(model[0])), trusted=TRUSTED)
     assert unfitted.get_params() == model[0].get_params()
 
@@ -207,7 +229,7 @@ def test_a_stored_model_answers_as_before_and_is_small(wide: bool) -> None:
 def test_names_come_in_the_order_of_the_columns(fitted: Fitted) -> None:
     transformer, X, y = fitted
     names = list(transformer.get_feature_names_out())
-    assert tuple(names) == FEATURES_OUT
+    assert names == [*COLUMNS, *FEATURES, "KrigingUncertainty", "Kriging"]
     out = transformer.transform(X[:10])
     np.testing.assert_allclose(out[:, names.index("RoomsPerPerson")], X[:10, 2] / X[:10, 5], rtol=1e-6)
     assert np.corrcoef(out[:, names.index("Kriging")], y[:10])[0, 1] > 0.9
@@ -240,5 +262,5 @@ OWN_TABLES = {
 
 def test_the_transformer_keeps_scikit_learns_contract() -> None:
     """The checks that fail bring tables without the eight columns; the tests above ask the same of tables of ours."""
-    results = check_estimator(SpatialFeatures(), on_fail=None, on_skip=None)
+    results = check_estimator(SpatialFeatures(COLUMNS, PLACE), on_fail=None, on_skip=None)
     assert {result["check_name"] for result in results if result["status"] == "failed"} == OWN_TABLES

@@ -18,20 +18,20 @@ from sklearn.preprocessing import StandardScaler
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.onnx_export import NotCompilableError, compile_model, compile_trees, write_scorer
 from tableloop.model.onnx_scorer import ARRAYS, FORMAT, TREES, BrokenScorerError, Scorer
-from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
-from tests.unit.tableloop.model.test_spatial import KERNEL, town
+from tableloop.model.spatial import OffsetRegressor
+from tests.unit.tableloop.model.test_spatial import COLUMNS, WIDE, features, town
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def spatial() -> Pipeline:
     trees = HistGradientBoostingRegressor(max_iter=40, random_state=0)
-    return make_pipeline(SpatialFeatures(KERNEL), OffsetRegressor(trees))
+    return make_pipeline(features(), OffsetRegressor(trees))
 
 
 @pytest.fixture(scope="module")
 def model() -> ConformalRegressor:
-    return ConformalRegressor(spatial()).fit(*town(1500)).calibrate(*town(500, seed=1))
+    return ConformalRegressor(spatial(), COLUMNS).fit(*town(1500)).calibrate(*town(500, seed=1))
 
 
 def compiled(model: ConformalRegressor) -> Scorer:
@@ -52,10 +52,12 @@ def test_it_answers_as_scikit_learn(model: ConformalRegressor, scorer: Scorer) -
     assert scorer.difference(rows, expected(model, rows)) < 1e-6
 
 
-def test_one_row_has_the_same_features_as_many(model: ConformalRegressor, scorer: Scorer) -> None:
-    rows = town(300, seed=3)[0]
-    one_by_one = np.vstack([scorer._features_of_one(row) for row in rows.tolist()])
-    np.testing.assert_allclose(one_by_one, model.estimator[0].transform(rows), rtol=1e-6)
+def test_a_wide_model_is_scored_too() -> None:
+    trees = HistGradientBoostingRegressor(max_iter=5, random_state=0)
+    model = ConformalRegressor(make_pipeline(features(more=WIDE), OffsetRegressor(trees)), COLUMNS)
+    model.fit(*town(300)).calibrate(*town(300, seed=1))
+    rows = town(50, seed=2)[0]
+    assert compiled(model).difference(rows, expected(model, rows)) < 1e-6
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 16, 1024, 1025])
@@ -83,9 +85,9 @@ def test_nothing_of_scikit_learn_is_imported_to_run_it(model: ConformalRegressor
     script = """
 import sys
 from pathlib import Path
-from tableloop.model.onnx_scorer import ARRAYS, TREES, BrokenScorerError, Scorer
+from tableloop.model.onnx_scorer import Scorer
 Scorer.load(Path(sys.argv[1]))
-assert not {"sklearn", "skops", "mlflow", "pandas", "onnx"} & set(sys.modules)
+assert not {"sklearn", "skops", "mlflow", "pandas", "onnx", "scipy", "tableloop.table"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -150,9 +152,10 @@ def test_values_at_the_ends_of_what_is_possible(model: ConformalRegressor, score
 def test_small_training_tables() -> None:
     model = ConformalRegressor(
         make_pipeline(
-            SpatialFeatures(KERNEL),
+            features(),
             OffsetRegressor(HistGradientBoostingRegressor(max_iter=3, min_samples_leaf=2)),
-        )
+        ),
+        COLUMNS,
     )
     model.fit(*town(12)).calibrate(*town(300, seed=1))
     rows = town(50, seed=2)[0]
@@ -160,10 +163,10 @@ def test_small_training_tables() -> None:
 
 
 def test_threads_do_not_disturb_each_other(scorer: Scorer) -> None:
-    rows = town(400, seed=6)[0].tolist()
-    expected = [scorer.score(row) for row in rows]
+    rows = town(400, seed=6)[0][:, None]
+    expected = [scorer.predict(row) for row in rows]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(scorer.score, rows)) == expected
+        np.testing.assert_array_equal(list(pool.map(scorer.predict, rows)), expected)
 
 
 @pytest.mark.parametrize(
@@ -171,15 +174,14 @@ def test_threads_do_not_disturb_each_other(scorer: Scorer) -> None:
     [
         make_pipeline(StandardScaler(), LinearRegression()),
         VotingRegressor([("spatial", spatial())]),
-        make_pipeline(SpatialFeatures(KERNEL, wide=True), OffsetRegressor(HistGradientBoostingRegressor())),
     ],
 )
 def test_other_models_are_refused(estimator: object) -> None:
-    model = ConformalRegressor(estimator).fit(*town(200)).calibrate(*town(200, seed=1))
-    with pytest.raises(NotCompilableError, match="only the default spatial model"):
+    model = ConformalRegressor(estimator, COLUMNS).fit(*town(200)).calibrate(*town(200, seed=1))
+    with pytest.raises(NotCompilableError, match="only a single spatial model"):
         compile_trees(model)
 
 
 def test_a_model_without_intervals_is_refused() -> None:
     with pytest.raises(NotCompilableError, match="no calibrated intervals"):
-        compile_trees(ConformalRegressor(spatial()).fit(*town(200)))
+        compile_trees(ConformalRegressor(spatial(), COLUMNS).fit(*town(200)))

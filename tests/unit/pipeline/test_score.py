@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 
 from pipeline.score import load_predict, score_file
-from tableloop.files import OUTPUT_COLUMNS, TableError
+from tableloop.files import TableError, output_columns
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.onnx_export import write_scorer
 from tableloop.model.onnx_scorer import DIRECTORY
-from tableloop.table import FEATURE_NAMES
-from tests.model.test_onnx_scorer import spatial
-from tests.unit.tableloop.model.test_spatial import town
+from tableloop.table import load_table
+from tests.unit.tableloop.model.test_onnx_scorer import spatial
+from tests.unit.tableloop.model.test_spatial import COLUMNS, town
 
 
 @pytest.fixture(scope="module")
 def model() -> ConformalRegressor:
-    return ConformalRegressor(spatial()).fit(*town(500)).calibrate(*town(300, seed=1))
+    return ConformalRegressor(spatial(), COLUMNS).fit(*town(500)).calibrate(*town(300, seed=1))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def directory(model: ConformalRegressor, tmp_path: Path) -> Path:
 
 
 def frame(count: int) -> pd.DataFrame:
-    return pd.DataFrame(town(count, seed=2)[0], columns=list(FEATURE_NAMES)).assign(key=range(count))
+    return pd.DataFrame(town(count, seed=2)[0], columns=COLUMNS).assign(key=range(count))
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,8 +48,8 @@ def test_a_file_is_scored_by_a_model_directory(model: ConformalRegressor, direct
     assert "6,000 rows scored" in done.stdout
     assert "100%" in done.stderr
     result = pd.read_parquet(tmp_path / "out.parquet")
-    assert list(result.columns) == [*rows.columns, *OUTPUT_COLUMNS]
-    expected = np.stack(model.predict_interval(rows[list(FEATURE_NAMES)]), axis=1)
+    assert list(result.columns) == [*rows.columns, *output_columns(load_table().answer)]
+    expected = np.stack(model.predict_interval(rows[COLUMNS]), axis=1)
     np.testing.assert_allclose(result[["predicted_median_house_value", "low", "high"]], expected, atol=1e-6)
     assert result["prediction_id"].is_unique
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "model", "out.parquet"]
@@ -60,7 +60,7 @@ def test_a_wrong_row_is_named_and_nothing_is_written(directory: Path, tmp_path: 
     rows.loc[4711, "Latitude"] = 91.0
     rows.to_parquet(tmp_path / "in.parquet")
     with pytest.raises(TableError, match="row 4712, column Latitude: the greatest possible is 90"):
-        score_file(tmp_path / "in.parquet", tmp_path / "out.csv", load_predict(directory), "1")
+        score_file(tmp_path / "in.parquet", tmp_path / "out.csv", load_predict(directory), "1", load_table())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "model"]
 
 

@@ -10,21 +10,28 @@ import yaml
 from skops import io as skops_io
 
 from pipeline.preprocess import split
-from pipeline.stage_runner import RAW_DATA, StageError
-from pipeline.train import fit_candidate, table
+from pipeline.stage_runner import StageError, raw_data
+from pipeline.train import Fitted, fit_candidate, new_model, setting_of, summary
 from tableloop.evaluation.plots import write_plots
 from tableloop.evaluation.scores import scores
 from tableloop.model.candidates import BUILDERS, build
 from tableloop.model.trusted_types import TRUSTED_TYPES
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import load_table
 
-ROOT = Path(__file__).parents[4]
-CANDIDATES: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]["candidates"]
+ROOT = Path(__file__).parents[3]
+PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
+CANDIDATES = PARAMS["candidates"]
+TABLE = load_table()
 
 
 @pytest.fixture(scope="module")
 def parts() -> dict[str, pd.DataFrame]:
-    return split(pd.read_csv(ROOT / RAW_DATA).sample(1500, random_state=0), 0.2, 0.2)
+    rows = pd.read_csv(ROOT / raw_data(TABLE)).sample(1500, random_state=0)
+    return split(rows, TABLE.feature_names, 0.2, 0.2)
+
+
+def with_candidates(**candidates: Any) -> dict[str, Any]:
+    return PARAMS | {"candidates": candidates, "seed": 0}
 
 
 def few_trees(params: Any) -> Any:
@@ -42,11 +49,11 @@ def test_every_candidate_has_a_builder_and_every_builder_a_candidate() -> None:
 def test_a_model_file_holds_reviewed_types_only_and_predicts_the_same_after_loading(
     name: str, parts: dict[str, pd.DataFrame]
 ) -> None:
-    model = fit_candidate(name, few_trees(CANDIDATES[name]), parts, seed=0, coverage=0.9)
+    model = fit_candidate(name, with_candidates(**{name: few_trees(CANDIDATES[name])}), TABLE, parts)
     dumped = skops_io.dumps(model)
     assert set(skops_io.get_untrusted_types(data=dumped)) <= set(TRUSTED_TYPES)
     loaded = skops_io.loads(dumped, trusted=list(TRUSTED_TYPES))
-    rows = parts["test"][list(FEATURE_NAMES)]
+    rows = parts["test"][list(TABLE.feature_names)]
     np.testing.assert_array_equal(loaded.predict(rows), model.predict(rows))
     np.testing.assert_array_equal(loaded.predict_interval(rows), model.predict_interval(rows))
 
@@ -55,9 +62,9 @@ def test_the_same_seed_gives_the_same_scores_and_plots(parts: dict[str, pd.DataF
     name = "hist_gradient_boosting"
     results = []
     for turn in ("first", "second"):
-        model = fit_candidate(name, few_trees(CANDIDATES[name]), parts, seed=1, coverage=0.9)
-        write_plots(tmp_path / turn, model, parts["test"], importance_rows=100, repeats=1, seed=1)
-        results.append(scores(model, parts["validation"], parts["test"]))
+        model = fit_candidate(name, with_candidates(**{name: few_trees(CANDIDATES[name])}), TABLE, parts)
+        write_plots(tmp_path / turn, model, parts["test"], TABLE, importance_rows=100, repeats=1, seed=1)
+        results.append(scores(model, parts["validation"], parts["test"], TABLE.target_name))
     assert results[0] == results[1]
     plots = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
     assert plots == {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()}
@@ -66,18 +73,19 @@ def test_the_same_seed_gives_the_same_scores_and_plots(parts: dict[str, pd.DataF
 
 def test_a_candidate_that_fails_is_named(parts: dict[str, pd.DataFrame]) -> None:
     with pytest.raises(StageError, match=r"candidate decision_tree: .*max_depth"):
-        fit_candidate("decision_tree", {"max_depth": -1}, parts, seed=0, coverage=0.9)
+        fit_candidate("decision_tree", with_candidates(decision_tree={"max_depth": -1}), TABLE, parts)
     with pytest.raises(StageError, match=r"candidate decision_tree: .*train\.candidates\.decision_tree.*'depth'"):
-        fit_candidate("decision_tree", {"depth": 1}, parts, seed=0, coverage=0.9)
+        fit_candidate("decision_tree", with_candidates(decision_tree={"depth": 1}), TABLE, parts)
 
 
 def test_an_unknown_candidate_is_told_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no candidate is called 'oracle'; there are linear, decision_tree"):
-        build("oracle", {}, 0)
+        build("oracle", {}, setting_of(PARAMS, TABLE))
 
 
 def test_the_table_shows_the_best_first() -> None:
     names = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
     metrics = {"worse": dict.fromkeys(names, 0.9), "better": dict.fromkeys(names, 0.4)}
-    lines = table(metrics, {"worse": 1.0, "better": 2.0}).splitlines()
+    model = new_model("linear", PARAMS, TABLE)
+    lines = summary({name: Fitted(model, values, 0.0, 1.0) for name, values in metrics.items()}).splitlines()
     assert [line.split()[0] for line in lines] == ["candidate", "better", "worse"]

@@ -18,10 +18,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tableloop.model.conformal import SCALE_FOLDS, ConformalRegressor
-from tableloop.model.intervals import SCALE_FLOOR
 from tableloop.model.spatial import SpatialFeatures
 from tableloop.model.trusted_types import TRUSTED_TYPES
-from tableloop.table import FEATURE_NAMES
+from tests.unit.tableloop.model.test_spatial import COLUMNS, PLACE
 
 
 def noisy(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +36,7 @@ def linear() -> Pipeline:
 
 @pytest.fixture(scope="module")
 def model() -> ConformalRegressor:
-    return ConformalRegressor(linear()).fit(*noisy(1000, 0)).calibrate(*noisy(1000, 1))
+    return ConformalRegressor(linear(), COLUMNS).fit(*noisy(1000, 0)).calibrate(*noisy(1000, 1))
 
 
 class KnownErrors:
@@ -55,14 +54,16 @@ class KnownErrors:
         inputs = np.column_stack([pipeline[:-1].transform(X), pipeline.predict(X)])
         if np.array_equal(X, self.calibration):
             folds = KFold(SCALE_FOLDS, shuffle=True, random_state=1)
-            return np.maximum(cross_val_predict(self.model.scale_, inputs, self.residuals, cv=folds), SCALE_FLOOR)
-        return np.maximum(self.model.scale_.predict(inputs), SCALE_FLOOR)
+            return np.maximum(
+                cross_val_predict(self.model.scale_, inputs, self.residuals, cv=folds), self.model.least_error
+            )
+        return np.maximum(self.model.scale_.predict(inputs), self.model.least_error)
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
 def test_mapie_gives_the_same_intervals(coverage: float) -> None:
     X, y = noisy(501, 1)
-    model = ConformalRegressor(linear(), coverage).fit(*noisy(500, 0)).calibrate(X, y)
+    model = ConformalRegressor(linear(), COLUMNS, coverage, least_error=0.03).fit(*noisy(500, 0)).calibrate(X, y)
     errors = KnownErrors(model, X, np.abs(y - model.predict(X)))
     oracle = SplitConformalRegressor(
         model.estimator,
@@ -91,7 +92,7 @@ def test_the_promised_share_of_new_values_lies_inside_everywhere(model: Conforma
 
 
 def test_one_table_is_enough_for_training_and_calibration() -> None:
-    model = ConformalRegressor(linear()).fit_calibrated(*noisy(1500, 0))
+    model = ConformalRegressor(linear(), COLUMNS).fit_calibrated(*noisy(1500, 0))
     X, y = noisy(4000, 1)
     values, low, high = model.predict_interval(X)
     assert np.mean((low <= y) & (y <= high)) == pytest.approx(0.9, abs=0.02)
@@ -110,14 +111,14 @@ def test_an_interval_holds_its_value_and_stays_in_the_range_of_the_targets(model
 
 def test_a_data_frame_is_read_by_name(model: ConformalRegressor) -> None:
     X = noisy(20, 4)[0]
-    frame = pd.DataFrame(X, columns=FEATURE_NAMES)
-    shuffled = frame[list(reversed(FEATURE_NAMES))]
+    frame = pd.DataFrame(X, columns=COLUMNS)
+    shuffled = frame[list(reversed(COLUMNS))]
     np.testing.assert_array_equal(model.predict(shuffled), model.predict(X))
     np.testing.assert_array_equal(model.predict_interval(shuffled), model.predict_interval(X))
 
 
 def test_too_few_rows_and_no_calibration_are_refused() -> None:
-    model = ConformalRegressor(linear()).fit(*noisy(50, 0))
+    model = ConformalRegressor(linear(), COLUMNS).fit(*noisy(50, 0))
     with pytest.raises(NotFittedError):
         model.predict_interval(noisy(3, 1)[0])
     with pytest.raises(ValueError, match="8 calibration rows are too few"):
@@ -134,9 +135,9 @@ def test_a_stored_model_gives_the_same_intervals(model: ConformalRegressor) -> N
 
 def test_a_model_knows_how_far_it_was_trained_if_places_matter_to_it(model: ConformalRegressor) -> None:
     X, y = noisy(60, 0)
-    spatial = make_pipeline(SpatialFeatures(), LinearRegression())
+    spatial = make_pipeline(SpatialFeatures(COLUMNS, PLACE), LinearRegression())
     blend = VotingRegressor([("linear", linear()), ("spatial", spatial)])
     for estimator in (spatial, blend):
-        fitted = ConformalRegressor(estimator).fit(X, y)
+        fitted = ConformalRegressor(estimator, COLUMNS).fit(X, y)
         np.testing.assert_array_equal(fitted.nearest_training_km(X), np.zeros(60))
     assert model.nearest_training_km(X) is None
