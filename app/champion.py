@@ -7,15 +7,13 @@ start without the registry. Several processes may keep theirs in one directory.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,6 +24,7 @@ from loguru import logger
 
 from tableloop.model.intervals import Answers
 from tableloop.state.database import REFUSED, SERVES, StoreError
+from tableloop.state.locks import champion_lock
 from tableloop.table import FEATURE_NAMES, FEATURES
 
 Matrix = npt.NDArray[np.float64]
@@ -242,7 +241,7 @@ class ChampionKeeper:
         text = json.dumps(pointer)
         pointer_file = self._directory / "current.json"
         try:
-            with _locked(self._directory, fcntl.LOCK_EX):
+            with champion_lock(self._directory, change=True):
                 if kept.is_dir() and pointer_file.exists() and pointer_file.read_text() == text:
                     shutil.rmtree(incoming)
                     return
@@ -270,7 +269,7 @@ class ChampionKeeper:
             return
         self.state = "loading the local copy"
         try:
-            with _locked(self._directory, fcntl.LOCK_SH):
+            with champion_lock(self._directory, change=False):
                 pointer = json.loads(pointer_file.read_text())
                 version = Version(pointer["version"], pointer["run_id"], pointer.get("registered_at"))
                 champion = tried(self._registry.load(self._directory / pointer["directory"]), version, "local copy")
@@ -368,17 +367,6 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         training_range=tuple((float(ranges[name][0]), float(ranges[name][1])) for name in FEATURE_NAMES),
         far_km=float((model.metadata.get("limits") or {}).get("far_km") or "inf"),
     )
-
-
-@contextmanager
-def _locked(directory: Path, how: int) -> Iterator[None]:
-    """Hold a directory, so that no other process changes the local copy in it meanwhile."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _brief(error: BaseException) -> str:

@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     request_log = logs.RequestLog(layout.logs)
     log = PredictionLog(layout.database, settings.log_retention_days) if settings.prediction_log else None
     store = Store(layout.database, timeout=STORE_SECONDS)
-    keeper = _keeper(settings, store)
+    keeper = _keeper(settings, layout, store)
     metrics = PredictionMetrics(registry)
     parts = Parts(
         settings=settings,
@@ -103,13 +103,12 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _keeper(settings: Settings, store: Store) -> ChampionKeeper | DummyKeeper:
+def _keeper(settings: Settings, layout: Layout, store: Store) -> ChampionKeeper | DummyKeeper:
     if settings.test_mode:
         return DummyKeeper()
     from app.model_loader import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
 
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
-    layout = Layout(settings.state_dir)
 
     def record(version: Version, event: str, detail: str) -> None:
         store.record_serving(settings.model_name, version.version, version.run_id, event, detail)

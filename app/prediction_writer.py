@@ -56,9 +56,9 @@ class PredictionLog:
     ``retention_days``: predictions without a label are deleted when they are older; 0 keeps all.
     """
 
-    def __init__(self, path: Path, retention_days: float = 0) -> None:
+    def __init__(self, path: Path, retention_days: float = 0, feature_names: Sequence[str] | None = None) -> None:
         self.path = path
-        self.store = Store(path, timeout=LOCK_TIMEOUT_SECONDS)
+        self.store = Store(path, feature_names, timeout=LOCK_TIMEOUT_SECONDS)
         self.problem: str | None = None
         self._names = tuple(self.store.feature_names)
         self._retention_seconds = retention_days * 86_400

@@ -30,7 +30,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,12 +93,13 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
             archive.add(copy, name, mode=(state / name).stat().st_mode)
         if layout.champion.exists():
             with champion_lock(layout.champion, change=False):
-                _add_tree(archive, state, _NAMES.champion, databases)
-        for entry in sorted(entries(state)):
-            if entry == _NAMES.prometheus.name and running:
-                _add_blocks(archive, state)
-            elif entry != _NAMES.champion.name:
-                _add_tree(archive, state, Path(entry), databases)
+                _add(archive, state, _content(state, _NAMES.champion), databases)
+        others = sorted(
+            {*map(Path, entries(state))} - {_NAMES.champion} - ({_NAMES.prometheus} if running else set())
+        )
+        _add(archive, state, _content(state, *others), databases)
+        if running and layout.prometheus.exists():
+            _add_blocks(archive, state)
         archive.add_checksums()
     return Backup(archive.files, version, predictions, whole_prometheus=not running)
 
@@ -170,26 +171,27 @@ class _Hashing:
 
 def entries(state: Path) -> set[str]:
     """Return the names in the state that are saved and replaced; with a dot begins what is just being made."""
-    passing = (".", REPLACED)
-    return {
-        entry.name
-        for entry in state.iterdir()
-        if Path(entry.name) not in LEFT_OUT and not entry.name.startswith(passing)
-    }
+    names = {entry.name for entry in state.iterdir() if not entry.name.startswith((".", REPLACED))}
+    return {name for name in names if Path(name) not in LEFT_OUT}
 
 
-def _files(state: Path) -> Iterator[Path]:
-    for name in entries(state):
-        yield from (file for file in [state / name, *(state / name).rglob("*")] if file.is_file())
+def _content(state: Path, *names: Path) -> Iterator[Path]:
+    """Yield names in the state, each directory before what is in it, and no socket."""
+    for name in names:
+        path = state / name
+        if name in LEFT_OUT or name.name.startswith(".incoming"):  # a download of the service that is under way
+            continue
+        if path.is_dir():
+            yield name
+            yield from _content(state, *sorted(name / child.name for child in path.iterdir()))
+        elif path.is_file():
+            yield name
 
 
 def _copy_databases(state: Path, copies: Path) -> dict[Path, Path]:
     """Return a copy, as of one moment, of each SQLite database by its name in the state, MLflow's first."""
-    found = [
-        file.relative_to(state)
-        for file in _files(state)
-        if file.suffix == ".db" and not _is_left_out(file.relative_to(state)) and _is_sqlite(file)
-    ]
+    everything = _content(state, *map(Path, entries(state)))
+    found = [name for name in everything if name.suffix == ".db" and _is_sqlite(state / name)]
     databases = {}
     for number, name in enumerate(sorted(found, key=lambda name: (name != _NAMES.mlflow_database, name))):
         copy = copies / f"{number}.db"
@@ -202,22 +204,14 @@ def _copy_databases(state: Path, copies: Path) -> dict[Path, Path]:
     return databases
 
 
-def _add_tree(archive: _Archive, state: Path, name: Path, databases: dict[Path, Path]) -> None:
-    """Add a file, or a directory with all that is in it, but not what was added as a database."""
-    path = state / name
-    is_companion = any(
-        name.name.endswith(ending) and name.with_name(name.name.removesuffix(ending)) in databases
-        for ending in SQLITE_COMPANIONS
-    )
-    if name in databases or is_companion or _is_left_out(name):
-        return
-    if path.is_dir():
-        archive.add_directory(path, name)
-        for child in sorted(path.iterdir()):
-            if not child.name.startswith(".incoming"):  # a download of the service that is under way
-                _add_tree(archive, state, name / child.name, databases)
-    elif path.is_file():  # no socket
-        archive.add(path, name)
+def _add(archive: _Archive, state: Path, names: Iterable[Path], databases: dict[Path, Path]) -> None:
+    """Add what is there under these names, but not what was added as a database."""
+    added = {name.with_name(name.name + ending) for name in databases for ending in ("", *SQLITE_COMPANIONS)}
+    for name in names:
+        if (state / name).is_dir():
+            archive.add_directory(state / name, name)
+        elif name not in added:
+            archive.add(state / name, name)
 
 
 def _add_blocks(archive: _Archive, state: Path) -> None:
@@ -229,10 +223,6 @@ def _add_blocks(archive: _Archive, state: Path) -> None:
         for file in [*files, meta]:
             if not archive.add(file, file.relative_to(state)):
                 break
-
-
-def _is_left_out(name: Path) -> bool:
-    return not LEFT_OUT.isdisjoint([name, *name.parents])
 
 
 def _is_sqlite(file: Path) -> bool:
@@ -288,7 +278,8 @@ def _check_room(state: Path, directory: Path | None) -> None:
     ------
     RefusedError
     """
-    sizes = [(file.suffix, _size(file)) for file in _files(state)]
+    everything = _content(state, *map(Path, entries(state)))
+    sizes = [(name.suffix, _size(state / name)) for name in everything if not (state / name).is_dir()]
     needed = {state: SPARE_BYTES + sum(size for suffix, size in sizes if suffix == ".db")}
     if directory is not None:
         whole = sum(size for _, size in sizes)

@@ -14,6 +14,7 @@ import uvicorn
 
 from appliance.host_guard import HostGuard
 from tableloop.settings import load_settings
+from tableloop.state.layout import Layout
 
 
 def server_environment() -> dict[str, str]:
@@ -35,7 +36,7 @@ def server_environment() -> dict[str, str]:
 def main() -> None:
     """Serve until a signal."""
     settings = load_settings()
-    os.chdir(settings.state_dir / "mlflow")
+    os.chdir(Layout(settings.state_dir).mlflow)
     # MLflow reads its environment when it is imported. Which hosts are allowed, appliance.host_guard decides.
     os.environ.update(server_environment() | {"MLFLOW_SERVER_ALLOWED_HOSTS": "*"})
     # Which WSGI bridge MLflow uses is between it and Starlette.

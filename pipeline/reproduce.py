@@ -34,6 +34,7 @@ from tableloop.mlflow_http import is_healthy
 from tableloop.model_process import ModelProcess, ModelProcessError
 from tableloop.settings import RegistrySettings
 from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5
+from tableloop.state.layout import Layout
 from tableloop.table import load_table
 from tableloop.version_files import VersionFilesError
 
@@ -78,7 +79,7 @@ def reproduce(client: MlflowClient, model: str, number: str, state_dir: Path) ->
             client.download_artifacts(version.run_id, "inputs", directory)
         except MlflowException as error:
             raise NotReproducibleError(f"version {number} was logged without its inputs: {error.message}") from error
-        _use_labels(version, state_dir / "workspace" / FEEDBACK, workspace / FEEDBACK)
+        _use_labels(version, Layout(state_dir).workspace / FEEDBACK, workspace / FEEDBACK)
         family = version.tags["family"]
         _use_params(Path(directory) / "inputs/params.yaml", family, workspace / "params.yaml")
         other_code = _compare_lineage(version, workspace)

@@ -62,10 +62,10 @@ def retrain(settings: RegistrySettings, store: Store) -> str | None:
 
 
 def failure_of(results: dict[str, StageResult]) -> str | None:
-    """Return what the stages say of a failure; None when none of them has failed, as far as they know."""
+    """Return in one line what the stages say of a failure; None when none of them has failed, as far as they know."""
     for stage, result in results.items():
         if result.failure is not None:
-            return f"training failed in stage {stage}: {result.failure}"
+            return f"training failed in stage {stage}: {result.failure.partition(chr(10))[0]}"
         if result.seconds is None:
             return f"training failed in stage {stage}: it was killed, which the kernel does when memory is short"
     return None
@@ -128,7 +128,7 @@ def _is_registered(settings: RegistrySettings) -> bool:
     Nobody waits for the server where nothing was ever trained: the first training can begin while it starts.
     """
     uri = settings.mlflow_tracking_uri
-    trained_before = (settings.state_dir / "workspace/reports/metrics.json").exists()
+    trained_before = (Layout(settings.state_dir).workspace / REPORTS / "metrics.json").exists()
     if trained_before and not wait_until_healthy(uri):
         raise OSError(f"the MLflow server does not answer at {uri}")
     if not trained_before and not is_healthy(uri):

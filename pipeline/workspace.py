@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pipeline
 from pipeline.git_commit import COMMIT_FILE, source_commit
+from tableloop.state.layout import Layout
 
 ROOT = Path(pipeline.__file__).parents[1]
 CODE = ("pipeline", "tableloop")
@@ -24,7 +25,7 @@ def prepare(state_dir: Path, root: Path = ROOT) -> Path:
     OSError
         When something cannot be read or written.
     """
-    workspace = state_dir / "workspace"
+    workspace = Layout(state_dir).workspace
     wanted = {Path(name) for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config", ".dvcignore")}
     wanted.add(Path("data/table.yaml"))
     wanted |= {path.relative_to(root) for folder in CODE for path in (root / folder).rglob("*.py")}

@@ -30,6 +30,7 @@ from scenarios.stories import STORIES
 from scenarios.traffic import Traffic
 from scenarios.watcher import Watcher, obstacle
 from tableloop.settings import Settings, load_settings
+from tableloop.state.layout import Layout
 from tableloop.table import Table, load_table
 
 
@@ -51,7 +52,7 @@ def play(name: str, table: Table, settings: Settings) -> int:
         problems = STORIES[name](table, record, traffic, watcher)
     if record.failures:
         problems.append(f"{len(record.failures)} requests failed, the first: {record.failures[0]}")
-    file = settings.state_dir / "simulate" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}.png"
+    file = Layout(settings.state_dir).simulations / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}.png"
     draw(record, name, table.target.unit, file)
     count = len(record.answers)
     record.tell(f"{count:,} predictions, {len(record.failures)} failed; a picture of the story: {file}")

@@ -34,6 +34,11 @@ class Layout:
         """Files of rows on their way through the service."""
         return self.root / "spool"
 
+    @property
+    def simulations(self) -> Path:
+        """The pictures that `make simulate` leaves."""
+        return self.root / "simulate"
+
     # -- the service's local copy of the model ------------------------------------------------------------------
 
     @property

@@ -145,7 +145,8 @@ def test_a_stage_that_ends_well_hands_on_its_seconds(tmp_path: Path) -> None:
 
 
 def test_the_failure_is_that_of_the_stage_that_failed() -> None:
-    results = {"preprocess": StageResult(1.0, 2.0), "train": StageResult(3.0, 4.0, "candidate linear: no")}
+    why = "candidate linear: no\nand more of it"
+    results = {"preprocess": StageResult(1.0, 2.0), "train": StageResult(3.0, 4.0, why)}
     assert failure_of(results) == "training failed in stage train: candidate linear: no"
     assert failure_of({}) is None
 
