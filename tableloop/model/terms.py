@@ -65,15 +65,15 @@ class Terms:
                 raise ValueError(f"{name}: there is no {', '.join(unknown)}; there are {', '.join(KEYS)}")
         # Every term is a * b / c, of columns or of the ones that a row is given as its last column: no kind of term
         # needs calls of its own, whose overhead is most of what a single row costs.
-        factors = [_factors(name, term) for name, term in terms]
-        self._a, self._b, self._c = (positions([*columns, ONE], names) for names in zip(*factors, strict=True))
+        factors = [positions([*columns, ONE], _factors(name, term)) for name, term in terms]
+        self._a, self._b, self._c = np.array(factors, dtype=np.intp).reshape(-1, 3).T
         self._products = any("product" in term for _, term in terms)
         self._ratios = any("ratio" in term for _, term in terms)
         self._turned = np.array([i for i, (_, term) in enumerate(terms) if "angle" in term], dtype=np.intp)
         angles = [math.radians(terms[i][1]["angle"]) for i in self._turned]
         self._cosines, self._sines = np.cos(angles), np.sin(angles)
         bounds = [term.get("clip", (-math.inf, math.inf)) for _, term in terms]
-        self._low, self._high = np.array(bounds, dtype=np.float64).T
+        self._low, self._high = np.array(bounds, dtype=np.float64).reshape(-1, 2).T
         self._clips = any("clip" in term for _, term in terms)
         self._plus = np.array([term.get("plus", 0.0) for _, term in terms], dtype=np.float64)
         self._logarithms = np.array([i for i, (_, term) in enumerate(terms) if term.get("log")], dtype=np.intp)
