@@ -14,7 +14,7 @@ CONTROL := ./entrypoint.sh python -m appliance.control
 
 # Each of these trains several times; `make test` stays within six minutes on two cores without them.
 LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_onnx_scorer.py \
-    tests/integration/monitoring/test_drift_monitor.py
+    tests/integration/monitoring/test_drift_monitor.py tests/upgrade
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +35,8 @@ status:  ## show services, model, drift and last retraining; Error 1: something 
 logs:  ## follow the console, Ctrl-C ends that
 	@$(CONTROL) logs
 
-retrain:  ## train, gate and promote while the service goes on answering
-	@$(CONTROL) retrain
+retrain:  ## train, gate and promote while the service goes on answering (FORCE=1 REASON="..." overrules the gate)
+	@$(CONTROL) retrain $(if $(FORCE),--force) --reason "$(REASON)"
 
 drift:  ## compare the newest predictions with what the model was made from; exit 1 for drift, 2 for too few
 	@./entrypoint.sh python -m monitoring.drift_check
@@ -54,7 +54,7 @@ restore:  ## put the backup FILE in place of the state, while nothing runs; the 
 	@./entrypoint.sh python -m appliance.restore "$(FILE)"
 
 simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady or burst)
-	@./entrypoint.sh python -m scenarios.simulate $(SCENARIO)
+	@./entrypoint.sh python -m scenarios $(SCENARIO)
 
 test: $(VENV)/.development .runtime/mlflow.db  ## run the tests: real servers on free ports, state in temporary directories
 	@$(PYTHON) -m pytest --numprocesses 2 $(addprefix --ignore=,$(LOOP_TESTS))

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from loguru import logger
 
 from tableloop.model.intervals import Answers
+from tableloop.state.database import REFUSED, SERVES, StoreError
 from tableloop.table import FEATURE_NAMES, FEATURES
 
 Matrix = npt.NDArray[np.float64]
@@ -43,6 +44,9 @@ class Version:
     version: str
     run_id: str
     registered_at: str | None
+
+
+Record = Callable[[Version, str, str], None]  # a version, what became of it, and why
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,14 @@ class ChampionKeeper:
     ``state`` says in words what is going on, for `/ready` and for the 503 of a service without a model.
     """
 
-    def __init__(self, registry: Registry, directory: Path, poll_seconds: float, name: str) -> None:
+    def __init__(self, registry: Registry, directory: Path, poll_seconds: float, name: str, record: Record) -> None:
         self.current: Champion | None = None
         self.state = "starting"
         self._registry = registry
         self._directory = directory
         self._poll_seconds = poll_seconds
         self._name = name
+        self._record = record
         self._failed: Version | None = None
         self._failure = ""
         self._failures = 0
@@ -211,6 +216,8 @@ class ChampionKeeper:
             self._retry_at = time.monotonic() + wait
             self._failure = f"version {found.version} cannot be used ({_brief(error)})"
             self._tell(self._failure)
+            if self._failures == 1:
+                self._note(found, REFUSED, _brief(error))
             return
         self._failed = None
         self.current = champion
@@ -220,6 +227,7 @@ class ChampionKeeper:
             f"serving version {found.version} ({champion.family}, {champion.engine}) from the registry, "
             f"loaded in {seconds:.1f} s"
         )
+        self._note(found, SERVES)
         self._keep(incoming, found)
 
     def _keep(self, incoming: Path, found: Version) -> None:
@@ -271,7 +279,15 @@ class ChampionKeeper:
             return
         self.current = champion
         self.state = "the registry has not been asked yet"
+        self._note(version, SERVES)
         logger.info(f"serving version {champion.version} ({champion.family}, {champion.engine}) from the local copy")
+
+    def _note(self, version: Version, event: str, detail: str = "") -> None:
+        """Record in the store what became of a version; a store that cannot be written stops nobody from serving."""
+        try:
+            self._record(version, event, detail)
+        except StoreError as error:
+            logger.warning(f"that version {version.version} {event} is not recorded ({error})")
 
     def _tell(self, state: str) -> None:
         """Note the state; log it when it is a new one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -102,22 +103,28 @@ class Retrains(Collector):
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def newest(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest retrainings, the newest first."""
+        return self._all()[: -limit - 1 : -1]
+
     def collect(self) -> Iterable[Metric]:
         """Return the counter, with 0 for what has not happened."""
         counts = Counter(dict.fromkeys(OUTCOMES, 0))
-        try:
-            lines = self._path.read_bytes().splitlines()
-        except OSError:
-            lines = []
-        for line in lines:
-            try:
-                counts[json.loads(line)["outcome"]] += 1
-            except (ValueError, KeyError, TypeError):
-                continue
+        counts.update(entry["outcome"] for entry in self._all())
         family = CounterMetricFamily("retrains", "Retrainings that ended, the first training too", labels=["outcome"])
         for outcome, count in counts.items():
             family.add_metric([str(outcome)], count)
         yield family
+
+    def _all(self) -> list[dict[str, Any]]:
+        entries = []
+        with suppress(OSError):
+            for line in self._path.read_bytes().splitlines():
+                with suppress(ValueError):
+                    entry = json.loads(line)
+                    if isinstance(entry, dict) and "outcome" in entry:
+                        entries.append(entry)
+        return entries
 
 
 def _seconds(text: object) -> float | None:

@@ -1,4 +1,4 @@
-"""Errors as answers: every one is JSON, names what is wrong, and is valid whatever the client sent."""
+"""Error answers. Each is valid JSON that says what is wrong, whatever the client sent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from starlette.exceptions import HTTPException
 from app.drift_metrics import NoReportError
 from app.labels import RefusedError
 from app.prediction_writer import PredictionLogError
+from tableloop.model_process import ModelProcessError
 
 MAX_PROBLEMS = 100
 MAX_TEXT = 200
 
 
 class NoModelError(Exception):
-    """There is no model to predict with; the message says what the service is doing about it."""
+    """There is no model to predict with; the message says what the service is waiting for."""
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -28,6 +29,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(NoModelError, _unavailable)
     app.add_exception_handler(PredictionLogError, _unavailable)
+    app.add_exception_handler(ModelProcessError, _no_answer)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(NoReportError, _missing)
 
@@ -35,7 +37,7 @@ def add_handlers(app: FastAPI) -> None:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if isinstance(error.body, bytes):
-        # FastAPI leaves a body undecoded when its type is not JSON, and then says that it is not an object
+        # FastAPI does not decode a body of another type than JSON, and would only say that it is not an object.
         sent = request.headers.get("content-type", "none")[:MAX_TEXT]
         types = "application/json"
         if request.url.path == "/predict/batch":
@@ -52,14 +54,18 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 400:
-        # FastAPI's for a body that json.loads() stumbles over in another way than by its grammar
+        # FastAPI's answer to a body on which json.loads() fails with anything but a JSONDecodeError
         reason = "it is not UTF-8" if isinstance(error.__cause__, UnicodeDecodeError) else str(error.__cause__)
-        return _answer(422, [{"type": "json_invalid", "loc": ["body"], "msg": f"the body is no JSON: {reason}"}])
+        return _answer(422, [{"type": "json_invalid", "loc": ["body"], "msg": f"the body is not JSON: {reason}"}])
     return _answer(error.status_code, error.detail, dict(error.headers or {}))
 
 
 async def _unavailable(_request: Request, error: Exception) -> Response:
     return _answer(503, str(error), {"Retry-After": "5"})
+
+
+async def _no_answer(_request: Request, error: Exception) -> Response:
+    return _answer(503, f"the model gives no answer: it {error}", {"Retry-After": "5"})
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -72,20 +78,20 @@ async def _missing(_request: Request, error: Exception) -> Response:
 
 
 def _answer(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:
-    # ASCII escapes keep an answer valid that repeats a lone surrogate of the request
+    # ASCII escapes keep the answer valid when it repeats a lone surrogate from the request.
     body = json.dumps({"detail": detail}, allow_nan=False).encode("ascii")
     return Response(body, status, headers, media_type="application/json")
 
 
 def _plain_problem(problem: Any) -> dict[str, Any]:
-    """Return one validation error in FastAPI's format, without the values that JSON cannot carry."""
+    """Return one validation error in FastAPI's format, without values that JSON cannot hold."""
     plain = {
         "type": problem["type"],
         "loc": [part if isinstance(part, int) else str(part)[:MAX_TEXT] for part in problem["loc"]],
         "msg": problem["msg"],
     }
-    if problem["type"] == "json_invalid":  # FastAPI's words do not say what is wrong
-        return plain | {"msg": f"the body is no JSON: {problem['ctx']['error']}"}
+    if problem["type"] == "json_invalid":  # FastAPI's message does not say what is wrong
+        return plain | {"msg": f"the body is not JSON: {problem['ctx']['error']}"}
     value = problem.get("input")
     if value is None or isinstance(value, bool):
         plain["input"] = value

@@ -1,16 +1,15 @@
-"""Files of rows in and out of `/predict/batch`: CSV or Parquet, of any length, in bounded memory.
+"""Files in and out of `/predict/batch`: CSV or Parquet, of any length, in bounded memory.
 
-The body is kept in an unnamed file under ``STATE_DIR/spool`` and read twice: once to check it to its end, so that
-what is wrong in it is a 422 before anything has been answered, and once to predict it batch by batch. The rows of a
-batch are in the prediction log before they are sent. What fails in between (a full disk, a stop) ends the answer
-without its last chunk, so a client sees that it is cut off; the rows that it has are logged.
+The body is kept in an unnamed file under ``STATE_DIR/spool`` and read twice: first to check all of it, so that a
+mistake anywhere is a 422 before the answer begins, then to predict it batch by batch. The predictions of a batch are
+in the prediction log before they are sent. A failure in between (a full disk, a stop) ends the answer without its
+last chunk, so a client notices that it is incomplete; the rows that it received are logged.
 """
 
 from __future__ import annotations
 
 import io
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -23,10 +22,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from app.champion import Champion
-from app.identifiers import new_id
-from app.prediction_writer import Row
-from app.predictor import Predictor
+from app.deps import Parts
+from app.predictor import Predictor, predict_rows
 from tableloop.model.intervals import Answers
+from tableloop.state.prediction_rows import Row
 from tableloop.table import load_table
 
 MEDIA_TYPES: Final[dict[str, Literal["csv", "parquet"]]] = {
@@ -46,15 +45,16 @@ def media_type(scope: Scope, header: bytes = b"content-type") -> str:
 
 
 async def predict_table(request: Request) -> StreamingResponse:
-    """Answer a file by a file: its columns and rows in their order, with the columns of the prediction appended."""
-    from tableloop import files as tables  # noqa: PLC0415 - pyarrow is some 30 MB that a service without files does not need
+    """Answer a file with a file: its columns and rows in their order, with the columns of the prediction appended."""
+    from tableloop import files as tables  # noqa: PLC0415 - saves 30 MB of pyarrow in a service without files
 
-    predictor: Predictor = request.app.state.predictor
+    parts: Parts = request.app.state.parts
+    predictor = parts.predictor
     champion = predictor.champion()
     given = media_type(request.scope)
     wanted = _accepted(request.headers.get("accept", "*/*"), given)
     kind_in, kind_out = MEDIA_TYPES[given], MEDIA_TYPES[wanted]
-    file = await _spooled(request, request.app.state.settings.state_dir / "spool")
+    file = await _spooled(request, parts.settings.state_dir / "spool")
     try:
         rows = await run_in_threadpool(tables.check_table, file, kind_in, load_table())
         reader = tables.TableReader(file, kind_in, load_table())
@@ -65,12 +65,12 @@ async def predict_table(request: Request) -> StreamingResponse:
         raise _as_validation_error(error.problems) from error
     line = request.scope["line"]
     line.update(model_version=champion.version, rows=rows)
-    answer = _answer(predictor, champion, _Table(reader, writer, sink, file), request.scope["request_id"], line)
+    answer = _answer(predictor, champion, _Table(reader, writer, sink, file), line)
     return StreamingResponse(answer, media_type=wanted)
 
 
 class _Table:
-    """An answer on its way, for use by one thread at a time."""
+    """An answer that is being made, for use by one thread at a time."""
 
     def __init__(self, reader: Any, writer: Any, sink: io.BytesIO, file: BinaryIO) -> None:
         self._batches = reader.batches()
@@ -79,36 +79,26 @@ class _Table:
         self._file = file
 
     def predict_next(self, champion: Champion, request_id: str) -> tuple[Any, Answers, list[str], list[Row]] | None:
-        """Return the next batch with its answers, ids and rows of the prediction log; None at the end."""
+        """Return the next batch with its answers, ids and rows for the prediction log; None at the end."""
         from tableloop.files import features_of  # noqa: PLC0415
 
         batch = next(self._batches, None)
         if batch is None:
             return None
-        matrix = features_of(batch, load_table().feature_names)
-        answers = champion.checked(matrix)
-        ids = [new_id() for _ in range(len(matrix))]
-        same = (request_id, time.time(), champion.version)
-        rows: list[Row] = [
-            (prediction_id, *same, *features, value, low, high)
-            for prediction_id, features, value, low, high in zip(
-                ids, matrix.tolist(), *(numbers.tolist() for numbers in answers[:3]), strict=True
-            )
-        ]
-        return batch, answers, ids, rows
+        return batch, *predict_rows(champion, features_of(batch, load_table().feature_names), request_id)
 
     def encode(self, batch: Any, answers: Answers, version: str, ids: list[str]) -> bytes:
-        """Return the bytes that a batch adds to the answer."""
+        """Return the next bytes of the answer, with the predictions of a batch."""
         self._writer.write(batch, answers, version, ids)
         return self._taken()
 
     def end(self) -> bytes:
-        """Return the bytes that end the answer."""
+        """Return the last bytes of the answer."""
         self._writer.close()
         return self._taken()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file, which removes it."""
         self._file.close()
 
     def _taken(self) -> bytes:
@@ -119,9 +109,9 @@ class _Table:
 
 
 async def _answer(
-    predictor: Predictor, champion: Champion, table: _Table, request_id: str, line: dict[str, Any]
+    predictor: Predictor, champion: Champion, table: _Table, line: dict[str, Any]
 ) -> AsyncIterator[bytes]:
-    sent = 0
+    sent, request_id = 0, line["request_id"]
     try:
         while True:
             async with predictor.files:
@@ -135,18 +125,18 @@ async def _answer(
             line.setdefault("prediction_id", ids[0])
             yield encoded
             sent += len(ids)
-            predictor.count(champion.version, answers.values.tolist())
+            predictor.metrics.count(champion.version, answers.values)
         yield await run_in_threadpool(table.end)
     except Exception as error:
         line.update(rows=sent, error=str(error))
-        logger.error(f"request {request_id} is cut off after {sent:,} rows: {error}")
+        logger.error(f"request {request_id} is incomplete: it ends after {sent:,} rows: {error}")
         raise
     finally:
         table.close()
 
 
 def _as_validation_error(problems: list[Any]) -> RequestValidationError:
-    """Return what is wrong in a file in FastAPI's format; the place of a value is its row and its column."""
+    """Return the problems of a file in FastAPI's format, located by row and column."""
     return RequestValidationError(
         [
             {
@@ -165,11 +155,11 @@ def _as_validation_error(problems: list[Any]) -> RequestValidationError:
 
 
 async def _spooled(request: Request, directory: Path) -> BinaryIO:
-    """Return the body as a file that nobody else sees and that is gone when it is closed, or with the process."""
+    """Return the body as a file without a name, which disappears when it is closed or the process ends."""
     file: Any = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - who answers closes it
+        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - closed at the end of the answer
         waiting = bytearray()
         async for chunk in request.stream():
             waiting += chunk
@@ -192,7 +182,7 @@ async def _spooled(request: Request, directory: Path) -> BinaryIO:
 
 
 def _accepted(accept: str, given: str) -> str:
-    """Return the media type of the answer: the first one the client names that there is, else that of its file."""
+    """Return the media type of the answer: the first known one in ``accept``, or that of the file."""
     for part in accept.lower().split(","):
         wanted, *parameters = (word.strip() for word in part.split(";"))
         if "q=0" in parameters:

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
+from loguru import logger
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.prediction_writer import Labelled, PredictionLog
-from app.schemas import Feedback, FeedbackList, Label, LabelOutcome
+from app.prediction_writer import PredictionLog
+from app.schemas import TABLE, Feedback, FeedbackList, Label, LabelOutcome
+from tableloop.state.database import StoreError
+from tableloop.state.prediction_rows import Labelled
 from tableloop.table import TARGET
 
 LIVE_WINDOW = 500  # labelled predictions of a version: live errors are of the newest so many
@@ -39,9 +42,15 @@ class FeedbackKeeper:
 
     def start(self) -> None:
         """Take up the live errors where an earlier process left them."""
-        if self._log is not None:
-            for labelled in reversed(self._log.newest_labelled(VERSIONS * LIVE_WINDOW)):
-                self.live_errors.add(labelled)
+        if self._log is None:
+            return
+        try:
+            newest = self._log.store.newest_labelled(VERSIONS * LIVE_WINDOW)
+        except StoreError as error:
+            logger.warning(f"the labels in {self._log.path} cannot be read: {error}")
+            return
+        for labelled in reversed(newest):
+            self.live_errors.add(labelled)
 
     async def one(self, label: Label) -> Feedback:
         """Store one label.
@@ -56,14 +65,14 @@ class FeedbackKeeper:
         ((labelled, refusal),) = await self._store([label])
         if refusal is not None or labelled is None:
             raise refusal or _unknown(label.prediction_id)
-        return Feedback(
-            prediction_id=labelled.prediction_id,
-            actual_value=labelled.actual_value,
-            received_at=_iso(labelled.received_at),
-            model_version=labelled.model_version,
-            predicted_median_house_value=labelled.prediction,
-            inside_interval=labelled.low <= labelled.actual_value <= labelled.high,
-        )
+        return {
+            "prediction_id": labelled.prediction_id,
+            "actual_value": labelled.actual_value,
+            "received_at": _iso(labelled.received_at),
+            "model_version": labelled.model_version,
+            TABLE.answer: labelled.prediction,
+            "inside_interval": labelled.low <= labelled.actual_value <= labelled.high,
+        }
 
     async def many(self, labels: Sequence[Label]) -> FeedbackList:
         """Store what can be stored of a list, and tell of each label what became of it.
@@ -119,6 +128,13 @@ class LiveErrors(Collector):
         self._errors[labelled.model_version] = errors  # at the end: the version labelled last
         if len(self._errors) > VERSIONS:
             del self._errors[next(iter(self._errors))]
+
+    def rmse(self, model_version: str) -> tuple[float | None, int]:
+        """Return the live RMSE of a version, None without labels, and the number of labels it is computed from."""
+        errors = self._errors.get(model_version)
+        if not errors:
+            return None, 0
+        return math.sqrt(sum(error**2 for error, _ in errors) / len(errors)), len(errors)
 
     def collect(self) -> Iterable[Metric]:
         """Return the gauges; without samples while there are no labels."""

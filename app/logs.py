@@ -1,4 +1,4 @@
-"""Logging: readable text for a person on the console, JSON lines for machines in `logs/app.log`."""
+"""Logging: readable text on the console, JSON lines in `logs/app.log`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def configure(log_file: Path, level: str) -> None:
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("a"):
-        pass  # loguru would tell this on every message; the start should fail on it once
+        pass  # otherwise loguru would report it at every message instead of once at the start
     logger.remove()
     logger.add(sys.stderr, level=level, format=_console_line, filter=_is_for_people, backtrace=False, diagnose=False)
     logger.add(
@@ -47,17 +47,16 @@ def configure(log_file: Path, level: str) -> None:
     )
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the champion says once when the registry is away
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # app.champion reports it when the registry does not answer
     logging.captureWarnings(True)
 
 
 class RequestLog:
-    """One JSON line a request, written by a thread several times a second.
+    """Writes one JSON line per request, in a thread, ten times a second.
 
-    A file write and a rotation that compresses 50 MB have no place between two requests, and loguru's work per
-    message is worth a fifth of a prediction; so lines are collected and handed over together. What a SIGKILL can
-    cost is the lines of the last tenth of a second; predictions are kept by their own log. On a full disk lines are
-    dropped and counted instead of an error about each.
+    Requests should not wait for a file or for the compression of 50 MB at a rotation, and loguru takes a fifth of the
+    time of a prediction per message. So lines are collected and written together. A SIGKILL can lose the lines of the
+    last tenth of a second, but no prediction: these have their own log. On a full disk lines are dropped and counted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -96,7 +95,7 @@ class RequestLog:
         if self._dropped:
             logger.warning(f"{self._dropped} request lines were dropped: the disk of {self._directory} was full")
             self._dropped = 0
-        # raw: the text is what goes to the file, so braces in it are not a format
+        # raw: the text goes to the file as it is; braces in it are no format
         self._log.info("\n".join(lines) + "\n")
 
     def _has_room(self) -> bool:

@@ -1,4 +1,4 @@
-"""The application: what it is made of, and how it starts and stops."""
+"""The application: its parts, and how it starts and stops."""
 
 from __future__ import annotations
 
@@ -15,57 +15,69 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi_offline import FastAPIOffline
 from loguru import logger
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from app import logs, openapi
-from app.champion import ChampionKeeper, DummyKeeper
+from app.champion import ChampionKeeper, DummyKeeper, Version
+from app.deps import Parts
 from app.drift_metrics import DriftReport, Retrains
 from app.errors import add_handlers
 from app.labels import FeedbackKeeper
-from app.metrics import HttpMetrics, Metrics, ModelInfo, ServiceHealth, StateDisk
+from app.metrics import HttpMetrics, ModelInfo, PredictionMetrics, ServiceHealth, StateDisk
 from app.middleware import RequestMiddleware
-from app.overview import OverviewSource, Rates
 from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
+from app.rates import Rates
 from app.routes import drift, feedback, page, predictions, system
 from tableloop.settings import Settings, load_settings
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. Nothing is opened or started before its lifespan begins."""
-    keeper = _keeper(settings)
-    request_log = logs.RequestLog(settings.state_dir / "logs")
-    prediction_log = (
-        PredictionLog(settings.state_dir / "predictions.db", settings.log_retention_days)
-        if settings.prediction_log
-        else None
-    )
+    state_dir = settings.state_dir
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    predictor = Predictor(keeper, prediction_log, metrics)
-    rates = Rates(metrics.values)
-    feedback_keeper = FeedbackKeeper(prediction_log, registry)
-    drift_file = settings.state_dir / "drift" / "report.json"
-    registry.register(DriftReport(drift_file))
-    registry.register(Retrains(settings.state_dir / "retrains.jsonl"))
-    health_file = settings.state_dir / "run" / "health.json"
-    registry.register(ModelInfo(lambda: keeper.current))
-    registry.register(ServiceHealth(health_file))
-    registry.register(StateDisk(settings.state_dir))
+    keeper = _keeper(settings)
+    request_log = logs.RequestLog(state_dir / "logs")
+    log = (
+        PredictionLog(state_dir / "predictions.db", settings.log_retention_days) if settings.prediction_log else None
+    )
+    metrics = PredictionMetrics(registry)
+    retrainings = Retrains(state_dir / "retrains.jsonl")
+    parts = Parts(
+        settings,
+        registry,
+        Predictor(keeper, log, metrics),
+        FeedbackKeeper(log, registry),
+        retrainings,
+        Rates(metrics.total),
+    )
+    for collector in (
+        ProcessCollector(registry=None),
+        PlatformCollector(registry=None),
+        DriftReport(state_dir / "drift" / "report.json"),
+        retrainings,
+        ModelInfo(lambda: keeper.current),
+        ServiceHealth(state_dir / "run" / "health.json"),
+        StateDisk(state_dir),
+    ):
+        registry.register(collector)
+    GCCollector(registry=registry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         request_log.start()
-        if prediction_log is not None:
-            prediction_log.start()
-        feedback_keeper.start()
+        if log is not None:
+            log.start()
+        parts.feedback.start()
         keeper.start()
-        rates.start()
+        parts.rates.start()
         yield
-        rates.stop()
+        parts.rates.stop()
         keeper.stop()
-        if prediction_log is not None:
-            prediction_log.stop()
+        if log is not None:
+            log.stop()
         request_log.stop()
 
     app: FastAPI = FastAPIOffline(
@@ -75,22 +87,11 @@ def create_app(settings: Settings) -> FastAPI:
         license_info=openapi.LICENCE,
         openapi_tags=openapi.GROUPS,
         lifespan=lifespan,
-        # not include_router: a nested router costs every request, and these go before the pages of the documentation
-        routes=[
-            *predictions.router.routes,
-            *feedback.router.routes,
-            *drift.router.routes,
-            *system.router.routes,
-            *page.router.routes,
-        ],
+        # include_router() would nest the routers and put them after the pages of the documentation, which costs some
+        # 10 % of requests/s.
+        routes=[route for part in (predictions, feedback, drift, system, page) for route in part.router.routes],
     )
-    app.state.settings = settings
-    app.state.predictor = predictor
-    app.state.feedback = feedback_keeper
-    app.state.drift_file = drift_file
-    app.state.metrics = metrics
-    app.state.health_file = health_file
-    app.state.overview = OverviewSource(settings, predictor, feedback_keeper.live_errors, rates)
+    app.state.parts = parts
     app.mount("/web", GZipMiddleware(page.PageFiles()), name="web")
     add_handlers(app)
     app.add_middleware(RequestMiddleware, request_log=request_log, metrics=HttpMetrics(registry))
@@ -103,17 +104,24 @@ def _keeper(settings: Settings) -> ChampionKeeper | DummyKeeper:
     from app.model_loader import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need
 
     registry = MlflowRegistry(settings.mlflow_tracking_uri, settings.model_name, settings.model_alias)
+    layout = Layout(settings.state_dir)
+    store = Store(layout.database)
+
+    def record(version: Version, event: str, detail: str) -> None:
+        store.record_serving(settings.model_name, version.version, version.run_id, event, detail)
+
     return ChampionKeeper(
         registry,
-        settings.state_dir / "champion",
+        layout.champion,
         settings.model_poll_seconds,
         f"{settings.model_name}@{settings.model_alias}",
+        record,
     )
 
 
 def main() -> None:
-    """Serve until a signal comes; end with one line and a code other than 0 when that is not possible."""
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal once more when it is done
+    """Serve until a signal comes. When that is not possible, end with one line and an exit code other than 0."""
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again at its end
     signal.signal(signal.SIGINT, _leave)
     settings = load_settings()
     listener = _listen(settings)
@@ -124,7 +132,7 @@ def main() -> None:
         sys.exit(f"the log {log_file} cannot be written ({error}): make it writable or choose another STATE_DIR")
     app = create_app(settings)
     gc.collect()
-    gc.freeze()  # a collection that goes through the 170,000 objects of imported modules halts requests for 0.2 s
+    gc.freeze()  # a collection of the 170,000 objects of imported modules would halt requests for 0.2 s
     logger.info(f"listening on http://{settings.bind_address}:{settings.api_port}")
     config = uvicorn.Config(
         app,
@@ -142,7 +150,7 @@ def main() -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Return a socket that listens where the settings say, bound before anything slow is loaded."""
+    """Return a listening socket, bound before anything slow is loaded."""
     family = socket.AF_INET6 if ":" in settings.bind_address else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

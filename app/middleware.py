@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its greatest size, its log line and metrics, the answer to a crash."""
+"""What every request gets: an id, a size limit, a log line, metrics, and a 500 if it crashes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 class RequestMiddleware:
     """Gives a request its id, its one line in the log and its place in the HTTP metrics.
 
-    Plain ASGI: the classes that Starlette offers for this cost more than the prediction. What the routes want to
-    have in the line they put into ``scope["line"]``.
+    Plain ASGI, because Starlette's classes for middleware cost more time than the prediction. Routes add to the log
+    line through ``scope["line"]``, which has the ``request_id``.
     """
 
     def __init__(self, app: ASGIApp, request_log: RequestLog, metrics: HttpMetrics) -> None:
@@ -42,8 +42,7 @@ class RequestMiddleware:
         given, length = _headers(scope)
         request_id = given or new_id()
         id_header = (b"x-request-id", request_id.encode())
-        line: dict[str, Any] = {}
-        scope["request_id"] = request_id
+        line: dict[str, Any] = {"request_id": request_id}
         scope["line"] = line
         status = 0
         sent_bytes = 0
@@ -68,7 +67,7 @@ class RequestMiddleware:
         except Exception:
             logger.bind(request_id=request_id).exception(f"request {request_id} failed")
             if status == 0:
-                detail = f"internal error; the log has it under request id {request_id}"
+                detail = f"internal error; the log has details under request id {request_id}"
                 await JSONResponse({"detail": detail}, 500)(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
@@ -93,9 +92,10 @@ class RequestMiddleware:
 
 
 def _headers(scope: Scope) -> tuple[str | None, int | None]:
-    """Return the client's request id, if it is one that can be logged, and the announced length of the body.
+    """Return the client's request id, if it can be logged, and the announced length of the body.
 
-    Without an announced length, None: the body is counted while it comes. A request that sends none has 0.
+    The length is 0 for a request without a body, and None when it is not announced: then the body is counted as it
+    arrives.
     """
     request_id: str | None = None
     length: int | None = 0
@@ -111,7 +111,7 @@ def _headers(scope: Scope) -> tuple[str | None, int | None]:
 
 
 def _limit(scope: Scope) -> int:
-    """Return the greatest size of the body: files, which are not held in memory, may be larger."""
+    """Return the size limit of the body: larger for files, which are not held in memory."""
     is_file = scope["path"] == "/predict/batch" and media_type(scope) in MEDIA_TYPES
     return MAX_FILE_BYTES if is_file else MAX_BODY_BYTES
 
@@ -132,7 +132,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
 
 
 def _too_large(limit: int) -> JSONResponse:
-    # closing is what keeps the server from reading the rest of the body
+    # Closing the connection keeps the server from reading the rest of the body.
     return JSONResponse({"detail": _too_large_detail(limit)}, 413, {"Connection": "close"})
 
 

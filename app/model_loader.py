@@ -1,38 +1,28 @@
 """The MLflow registry as the champion sees it, over plain HTTP.
 
-A version with a compiled scorer is found, loaded and served without MLflow's client and scikit-learn: that halves
-what the service needs of the start's seconds and of memory. Both are imported for a version that has none.
+Neither MLflow's client nor scikit-learn is imported here, which would take seconds of the start and half of the
+memory. A version without a compiled scorer that this code can read is run by its own code in a process beside ours.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import os
-import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from loguru import logger
 
 from app.champion import Matrix, Model, Version
 from tableloop.mlflow_http import download_version, find_alias
 from tableloop.model.intervals import Answers
+from tableloop.model.onnx_scorer import BrokenScorerError, Scorer
+from tableloop.model_process import ModelProcess
 from tableloop.table import FEATURE_NAMES, FEATURES
-
-# Read when MLflow and OpenMP are loaded. No progress bars or telemetry in a server; and a few rows at a time are
-# predicted twice as fast without a team of threads to wake.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from tableloop.model.onnx_scorer import DIRECTORY, BrokenScorerError, Scorer
+from tableloop.version_files import VersionFiles, open_version
 
 ANSWER_SECONDS = 5
+PREDICT_SECONDS = 10.0  # requests wait meanwhile
 
 
 class MlflowRegistry:
@@ -62,15 +52,21 @@ class MlflowRegistry:
         download_version(self._uri, self._name, version, directory)
 
     def load(self, directory: Path) -> Model:
-        """Return the compiled scorer when there is a sound one, else the scikit-learn flavour."""
-        metadata = yaml.safe_load((directory / "MLmodel").read_text()).get("metadata") or {}
+        """Return the compiled scorer when there is a sound one, else the model in a process of its own.
+
+        Raises
+        ------
+        VersionFilesError, ModelProcessError
+            The files are not those of the version, or its model does not load.
+        """
+        files = open_version(directory)
         example = _example(directory / "input_example.json")
-        if (directory / DIRECTORY).is_dir():
+        if files.scorer is not None:
             try:
-                return Model(Scorer.load(directory / DIRECTORY).predict, "compiled", metadata, example)
+                return Model(Scorer.load(files.scorer).predict, "compiled", files.metadata, example)
             except BrokenScorerError as error:
                 logger.warning(f"the compiled scorer in {directory} is not used ({error}); scikit-learn serves")
-        return _load_with_scikit_learn(directory, metadata, example)
+        return _load_with_scikit_learn(files, example)
 
 
 def _example(file: Path) -> Matrix:
@@ -82,18 +78,10 @@ def _example(file: Path) -> Matrix:
     return np.array(stored["data"], dtype=np.float64)[:, order]
 
 
-def _load_with_scikit_learn(directory: Path, metadata: Mapping[str, Any], example: Matrix) -> Model:
-    import mlflow.sklearn  # noqa: PLC0415 - two seconds and 150 MB
-
-    path = sys.path[:]
-    try:
-        model = mlflow.sklearn.load_model(str(directory))
-    finally:
-        sys.path[:] = path  # MLflow adds the version's code directory for good, at every version
-    gc.freeze()  # what was imported now would otherwise be gone through by every full collection
+def _load_with_scikit_learn(files: VersionFiles, example: Matrix) -> Model:
+    process = ModelProcess(files, answer_seconds=PREDICT_SECONDS, restarts=True)
 
     def predict(rows: Matrix) -> Answers:
-        values, low, high = model.predict_interval(rows)
-        return Answers(values, low, high, model.nearest_training_km(rows))
+        return process.predict(rows, FEATURE_NAMES)
 
-    return Model(predict, "scikit-learn", metadata, example)
+    return Model(predict, "scikit-learn", files.metadata, example)

@@ -1,46 +1,46 @@
 """What /openapi.json says beyond the types of requests and answers: groups, errors with examples, headers, files.
 
-The examples are answers of the service; `tests/integration/service/test_openapi.py` provokes each of them again.
+The examples of errors are real answers: `tests/integration/service/test_openapi.py` provokes each of them.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from app.schemas import Invalid, Problem
-from tableloop.table import FEATURE_NAMES, FEATURES
+from app.schemas import FIRST, ID_EXAMPLE, TABLE, TARGET, Invalid, Problem
 
 Responses = dict[int | str, dict[str, Any]]
 
-TITLE: Final = "House price service"
-DESCRIPTION: Final = """Predicts the median house value of a Californian block group of the 1990 census, in units of
-100,000 US dollars of 1990, with a 90 % interval. The model is the version that carries the alias in the registry.
+TITLE: Final = TABLE.title
+DESCRIPTION: Final = f"""Predicts for one {TABLE.row} or many: {TARGET.title.lower()}, in {TARGET.unit}, with a 90 %
+interval. Data: {TABLE.description}. The model is the version in the registry that has the alias.
 
-A 200 of a prediction means that it is in the prediction log; a 201 of a label, that it is stored. Both hold even if
-the server is killed the next moment. Every error is JSON with a `detail`: a list of problems, each with its place,
-for a 422, one sentence for everything else.
+A 200 for a prediction means that the prediction is in the prediction log; a 201 for a label means that the label is
+stored. Both hold even if the server is killed the next moment. Every error is JSON with a `detail`: for a 422, a list
+of problems with the place of each; otherwise one sentence.
 
-Every answer carries `X-Request-Id`: the one of the request, if that has 1 to 128 letters, digits and `._:-`, or else
-a new one. The log has the request under it. There is no login: who reaches the port may ask.
+Every answer has the header `X-Request-Id`: the one sent with the request if it has 1 to 128 letters, digits and
+`._:-`, otherwise a new one. The request can be found in the log by it. There is no login: whoever can reach the port
+can use the service.
 """
 LICENCE: Final = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
 GROUPS: Final = [
-    {"name": "predictions", "description": "What a house is worth: one row, a list of rows, or a file of them."},
-    {"name": "feedback", "description": "What it was really worth. Labels are what a retraining learns from."},
-    {"name": "drift", "description": "Whether the houses asked about are still like those the model was made from."},
-    {"name": "system", "description": "Which model serves, whether it can, and how all parts are."},
+    {"name": "predictions", "description": "Predict one row, a list of rows, or a file."},
+    {"name": "feedback", "description": "Send the true values of earlier predictions. Retrainings learn from them."},
+    {"name": "drift", "description": "Compare recent requests with the training data."},
+    {"name": "system", "description": "The model that serves, the state of all services, and metrics."},
 ]
 
 HEADERS: Final = {
     "X-Request-Id": {
-        "description": "Under which the log has this request",
+        "description": "The id of this request in the log",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
-        "example": "01a2075a-3a41-763b-9b8c-d69e5df70ea4",
+        "example": ID_EXAMPLE,
     }
 }
 RETRY: Final = {
     "Retry-After": {
-        "description": "After so many seconds it may work",
+        "description": "Try again after this many seconds",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
         "example": "5",
     }
@@ -48,7 +48,7 @@ RETRY: Final = {
 
 
 def answer(description: str, example: Any = None, headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the description of an answer that FastAPI knows the type of."""
+    """Return the description of an answer whose type FastAPI knows."""
     described: dict[str, Any] = {"description": description, "headers": HEADERS | (headers or {})}
     if example is not None:
         described["content"] = {"application/json": {"example": example}}
@@ -56,7 +56,7 @@ def answer(description: str, example: Any = None, headers: dict[str, Any] | None
 
 
 def problem(description: str, detail: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the description of an error of one sentence."""
+    """Return the description of an error whose detail is one sentence."""
     return {"model": Problem} | answer(description, {"detail": detail}, headers)
 
 
@@ -67,8 +67,8 @@ def invalid(description: str, *problems: dict[str, Any]) -> dict[str, Any]:
 
 CRASH: Final[Responses] = {
     500: problem(
-        "A fault of the service, or of the model; the log has it under the request id",
-        "internal error; the log has it under request id 01a2075a-3a41-763b-9b8c-d69e5df70ea4",
+        "The service or the model failed; the log has details under the request id",
+        f"internal error; the log has details under request id {ID_EXAMPLE}",
     ),
 }
 TOO_LARGE: Final = problem("The body is larger than 10 MB", "the body is larger than 10 MB")
@@ -77,7 +77,7 @@ NOT_JSON: Final = problem(
 )
 _NO_ANSWER: Final = "the registry does not answer (<urlopen error [Errno 111] Connection refused>)"
 NO_MODEL: Final = problem(
-    "No model yet, or the prediction log cannot be written",
+    "There is no model yet, or the prediction log cannot be written",
     f"there is no model to predict with yet: {_NO_ANSWER}",
     RETRY,
 )
@@ -89,7 +89,7 @@ NOT_READY: Final = {
     "prediction_log": "on",
 }
 METRICS: Final = {
-    **answer("Counters, gauges and histograms, a line each"),
+    **answer("Counters, gauges and histograms, one sample per line"),
     "content": {
         "text/plain": {
             "schema": {"type": "string"},
@@ -102,24 +102,24 @@ NO_LOG: Final = problem(
     "the prediction log /data/predictions.db is behind; try again in a moment",
     RETRY,
 )
+TOO_GREAT: Final = {"msg": f"Input should be less than or equal to {FIRST.maximum:g}", "input": FIRST.maximum + 1}
 IMPOSSIBLE_ROW: Final = invalid(
-    "A field is missing, unknown, not a number or impossible, or the body is no JSON; nothing is logged",
+    "A field is missing, unknown, not a number or impossible, or the body is not JSON; nothing is logged",
     {
         "type": "less_than_equal",
-        "loc": ["body", "Latitude"],
-        "msg": "Input should be less than or equal to 90",
-        "input": 91,
+        "loc": ["body", FIRST.name],
+        **TOO_GREAT,
     },
 )
 
-_HEADER_LINE = ",".join(FEATURE_NAMES)
-_ROW_LINE = ",".join(f"{column.example:g}" for column in FEATURES)
+_HEADER_LINE = ",".join(TABLE.feature_names)
+_ROW_LINE = ",".join(f"{column.example:g}" for column in TABLE.features)
 FILE_IN: Final = {
     "text/csv": {
         "schema": {
             "type": "string",
             "minLength": 1,
-            "description": "UTF-8 with a header line; the columns of the features by name, in any order; up to 1 GB",
+            "description": "UTF-8 with a header line; columns are found by name, in any order; up to 1 GB",
         },
         "example": f"{_HEADER_LINE}\n{_ROW_LINE}\n",
     },
@@ -128,17 +128,17 @@ FILE_IN: Final = {
             "type": "string",
             "format": "binary",
             "minLength": 1,
-            "description": "The columns of the features by name, of any type of number; up to 1 GB",
+            "description": "Columns are found by name and may have any numeric type; up to 1 GB",
         },
     },
 }
 FILE_OUT: Final = {
     "text/csv": {
-        "schema": {"type": "string", "description": "The rows of the file, with five columns appended"},
-        "example": f"{_HEADER_LINE},predicted_median_house_value,low,high,model_version,prediction_id\n"
-        f"{_ROW_LINE},4.485,3.545,5.00001,1,01a2075a-3a41-763b-9b8c-d69e5df70ea4\n",
+        "schema": {"type": "string", "description": "The rows of the file with five more columns"},
+        "example": f"{_HEADER_LINE},{TABLE.answer},low,high,model_version,prediction_id\n"
+        f"{_ROW_LINE},{TARGET.example},{0.8 * TARGET.example:g},{1.2 * TARGET.example:g},1,{ID_EXAMPLE}\n",
     },
     "application/vnd.apache.parquet": {
-        "schema": {"type": "string", "format": "binary", "description": "As for CSV; the columns keep their types"},
+        "schema": {"type": "string", "format": "binary", "description": "As for CSV; all columns keep their types"},
     },
 }

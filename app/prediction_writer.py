@@ -14,7 +14,6 @@ for training. The file does not shrink; what was deleted is the room for what co
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sqlite3
 import threading
@@ -23,75 +22,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from loguru import logger
 
-from tableloop.table import FEATURE_NAMES
+from tableloop.state.database import Store, StoreError
+from tableloop.state.prediction_rows import Label, Row, insert, insert_labels, prune
 
 LOCK_TIMEOUT_SECONDS: Final = 2.0
 MAX_QUEUED_ROWS: Final = 50_000
-ROWS_PER_STATEMENT: Final = 64
 LABELS_PER_COMMIT: Final = 500  # some 10 ms, which predictions may have to wait
-PRUNED_AT_ONCE: Final = 1_000
 PRUNE_SECONDS: Final = 60.0
 PRUNE_PAUSE_SECONDS: Final = 0.25  # while there is more to delete
-
-Row = tuple[Any, ...]
-COLUMNS: Final = (
-    "prediction_id", "request_id", "requested_at", "model_version", *FEATURE_NAMES, "prediction", "low", "high",
-)  # fmt: skip
-_SCHEMA: Final = f"""
-CREATE TABLE IF NOT EXISTS predictions (
-    id INTEGER PRIMARY KEY,
-    prediction_id TEXT NOT NULL UNIQUE,
-    request_id TEXT NOT NULL,
-    requested_at REAL NOT NULL,
-    model_version TEXT NOT NULL,
-    {", ".join(f"{name} REAL NOT NULL" for name in FEATURE_NAMES)},
-    prediction REAL NOT NULL,
-    low REAL NOT NULL,
-    high REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS feedback (
-    id INTEGER PRIMARY KEY,
-    prediction_id TEXT NOT NULL UNIQUE,
-    actual_value REAL NOT NULL,
-    received_at REAL NOT NULL,
-    batch TEXT
-);
-CREATE INDEX IF NOT EXISTS feedback_waiting ON feedback (id) WHERE batch IS NULL;
-"""
 
 
 class PredictionLogError(Exception):
     """The log cannot be written; the message names the file, the cause and the remedy."""
-
-
-class Labelled(NamedTuple):
-    """A prediction whose true value is known; ``received_at`` in unix seconds."""
-
-    prediction_id: str
-    actual_value: float
-    received_at: float
-    model_version: str
-    prediction: float
-    low: float
-    high: float
-
-
-class Label(NamedTuple):
-    """What became of one label: ``labelled`` is what the log holds now, None when it has no such prediction."""
-
-    labelled: Labelled | None
-    stored: bool
-
-
-class _Unlabelled(NamedTuple):
-    model_version: str
-    prediction: float
-    low: float
-    high: float
 
 
 class _Entry(NamedTuple):
@@ -105,14 +51,16 @@ class _LabelEntry(NamedTuple):
 
 
 class PredictionLog:
-    """Writes predictions to ``path``, rows as tuples in the order of `COLUMNS`, and their labels.
+    """Writes predictions to ``path``, made by `prediction_rows.row`, and their labels.
 
     ``retention_days``: predictions without a label are deleted when they are older; 0 keeps all.
     """
 
     def __init__(self, path: Path, retention_days: float = 0) -> None:
         self.path = path
+        self.store = Store(path, timeout=LOCK_TIMEOUT_SECONDS)
         self.problem: str | None = None
+        self._names = tuple(self.store.feature_names)
         self._retention_seconds = retention_days * 86_400
         self._prune_at = 0.0
         self._pruned_to = 0
@@ -176,21 +124,6 @@ class PredictionLog:
             outcomes += await waiting
         return outcomes
 
-    def newest_labelled(self, limit: int) -> list[Labelled]:
-        """Return the predictions that were labelled last, the newest first; none when the file cannot be read."""
-        query = """
-            SELECT prediction_id, actual_value, received_at, model_version, prediction, low, high
-            FROM feedback JOIN predictions USING (prediction_id) ORDER BY feedback.id DESC LIMIT ?"""
-        try:
-            connection = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_SECONDS)
-            try:
-                return [Labelled(*row) for row in connection.execute(query, (limit,))]
-            finally:
-                connection.close()
-        except sqlite3.Error as error:
-            logger.warning(f"the labels in {self.path} cannot be read: {error}")
-            return []
-
     def _run(self) -> None:
         stopping = False
         while not stopping:
@@ -230,8 +163,8 @@ class PredictionLog:
         try:
             connection = self._open()
             if rows:
-                _insert(connection, rows)
-        except (sqlite3.Error, OSError) as error:
+                insert(connection, rows, self._names)
+        except (StoreError, sqlite3.Error, OSError) as error:
             return self._failed(error)
         self._succeeded()
         return None
@@ -241,9 +174,9 @@ class PredictionLog:
         problem = None
         outcomes: list[Label] = []
         try:
-            outcomes = _insert_labels(self._open(), entry.labels)
+            outcomes = insert_labels(self._open(), entry.labels)
             self._succeeded()
-        except (sqlite3.Error, OSError) as error:
+        except (StoreError, sqlite3.Error, OSError) as error:
             problem = self._failed(error)
         entry.waiting.get_loop().call_soon_threadsafe(_resolve_labels, entry.waiting, outcomes, problem)
 
@@ -253,8 +186,8 @@ class PredictionLog:
         if not self._retention_seconds:
             return
         try:
-            end = _prune(self._open(), self._pruned_to, time.time() - self._retention_seconds)
-        except (sqlite3.Error, OSError) as error:
+            end = prune(self._open(), self._pruned_to, time.time() - self._retention_seconds)
+        except (StoreError, sqlite3.Error, OSError) as error:
             self._close()
             logger.warning(f"old predictions in {self.path} cannot be deleted: {error}")
             return
@@ -294,21 +227,7 @@ class PredictionLog:
                 if self.path.stat().st_ino == self._inode:
                     return self._connection
             self._close()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            self.path,
-            timeout=LOCK_TIMEOUT_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=2 * ROWS_PER_STATEMENT,
-        )
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(_SCHEMA)
-        except sqlite3.Error:
-            connection.close()
-            raise
+        connection = self.store.connect()
         if self.path.stat().st_ino != self._inode:
             self._pruned_to = 0
         self._connection, self._inode = connection, self.path.stat().st_ino
@@ -323,76 +242,6 @@ class PredictionLog:
             self._connection = None
 
 
-def _insert(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    """Insert the rows in one transaction.
-
-    Many rows in one statement, because each statement gives up the interpreter lock and waits to have it back from
-    a busy event loop.
-    """
-    if len(rows) <= ROWS_PER_STATEMENT:
-        connection.execute(_statement(len(rows)), [value for row in rows for value in row])
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for start in range(0, len(rows), ROWS_PER_STATEMENT):
-            part = rows[start : start + ROWS_PER_STATEMENT]
-            connection.execute(_statement(len(part)), [value for row in part for value in row])
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _insert_labels(connection: sqlite3.Connection, labels: list[tuple[str, float]]) -> list[Label]:
-    """Insert the labels that are the first of a known prediction, and return what became of each.
-
-    Few statements for the same reason as above, so the rows that are known come back as one value; its numbers are
-    text, because SQLite writes JSON numbers with 15 digits.
-    """
-    wanted = json.dumps([prediction_id for prediction_id, _ in labels])
-    known: dict[str, Labelled | _Unlabelled] = {}
-    for name, value, at, version, *numbers in json.loads(connection.execute(_KNOWN, (wanted,)).fetchone()[0]):
-        made = _Unlabelled(version, *map(float, numbers))
-        known[name] = made if value is None else Labelled(name, float(value), float(at), *made)
-    now = time.time()
-    outcomes: list[Label] = []
-    for prediction_id, actual_value in labels:
-        found = known.get(prediction_id)
-        if isinstance(found, _Unlabelled):
-            labelled = known[prediction_id] = Labelled(prediction_id, actual_value, now, *found)
-            outcomes.append(Label(labelled, stored=True))
-        else:
-            outcomes.append(Label(found, stored=False))
-    rows = [outcome.labelled[:3] for outcome in outcomes if outcome.stored and outcome.labelled is not None]
-    if rows:
-        places = ", ".join(["(?, ?, ?)"] * len(rows))
-        connection.execute(
-            f"INSERT INTO feedback (prediction_id, actual_value, received_at) VALUES {places}",  # noqa: S608 - places
-            [value for row in rows for value in row],
-        )
-    return outcomes
-
-
-def _prune(connection: sqlite3.Connection, after: int, before: float) -> int | None:
-    """Delete unlabelled predictions made ``before``, of the next ids ``after``; return the last id looked at.
-
-    None when there are no more that old: ids are in the order of time.
-    """
-    end: int | None = connection.execute(
-        "SELECT max(id) FROM (SELECT id, requested_at FROM predictions WHERE id > ? ORDER BY id LIMIT ?)"
-        " WHERE requested_at < ?",
-        (after, PRUNED_AT_ONCE, before),
-    ).fetchone()[0]
-    if end is not None:
-        connection.execute(
-            "DELETE FROM predictions WHERE id > ? AND id <= ? AND requested_at < ? AND NOT EXISTS"
-            " (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id)",
-            (after, end, before),
-        )
-    return end
-
-
 def _resolve_labels(waiting: asyncio.Future[list[Label]], outcomes: list[Label], problem: str | None) -> None:
     if waiting.done():  # the client went away and its request was cancelled
         return
@@ -400,25 +249,6 @@ def _resolve_labels(waiting: asyncio.Future[list[Label]], outcomes: list[Label],
         waiting.set_result(outcomes)
     else:
         waiting.set_exception(PredictionLogError(problem))
-
-
-def _statement(count: int) -> str:
-    return _STATEMENTS[count - 1]
-
-
-_KNOWN: Final = """
-SELECT json_group_array(json_array(
-    p.prediction_id, iif(f.id IS NULL, NULL, printf('%!.17g', f.actual_value)), printf('%!.17g', f.received_at),
-    p.model_version, printf('%!.17g', p.prediction), printf('%!.17g', p.low), printf('%!.17g', p.high)
-))
-FROM predictions p LEFT JOIN feedback f USING (prediction_id)
-WHERE p.prediction_id IN (SELECT value FROM json_each(?))"""
-
-_PLACES = "(" + ", ".join("?" * len(COLUMNS)) + ")"
-_STATEMENTS: Final = tuple(
-    f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES {', '.join([_PLACES] * count)}"  # noqa: S608 - constants
-    for count in range(1, ROWS_PER_STATEMENT + 1)
-)
 
 
 def _remedy(error: Exception, path: Path) -> str:

@@ -1,28 +1,30 @@
-"""A prediction from request to committed log row: the only place where model, log and metrics meet."""
+"""A prediction, from the request to the committed row of the log: where model, log and metrics meet."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from typing import Any, NamedTuple, Protocol
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from app.champion import Champion, Matrix
 from app.errors import NoModelError
-from app.identifiers import new_id
-from app.metrics import Metrics
-from app.prediction_writer import PredictionLog, Row
-from app.schemas import HouseFeatures, Interval, Prediction
+from app.identifiers import new_ids
+from app.metrics import PredictionMetrics
+from app.prediction_writer import PredictionLog
+from app.schemas import Features, Interval, Prediction, prediction
 from tableloop.model.intervals import Answers
+from tableloop.state.prediction_rows import Row, row
 
 CHUNK_ROWS = 2_000
 
 
 class Keeper(Protocol):
-    """Who knows the model of the moment: `app.champion.ChampionKeeper`, or its dummy."""
+    """Holds the model that serves: `app.champion.ChampionKeeper`, or its dummy."""
 
     @property
     def current(self) -> Champion | None:
@@ -30,51 +32,42 @@ class Keeper(Protocol):
 
     @property
     def state(self) -> str:
-        """What is going on, in words."""
+        """What the keeper is doing, in words."""
 
 
 class _Waiting:
-    """A row of a request, and what becomes of it."""
+    """The row of one request, and later its answer and the version that made it."""
 
-    __slots__ = ("answer", "done", "request_id", "requested_at", "row")
+    __slots__ = ("answer", "done", "request_id", "requested_at", "row", "value")
 
     def __init__(self, row: tuple[float, ...], request_id: str, done: asyncio.Future[None]) -> None:
         self.row = row
         self.request_id = request_id
         self.requested_at = time.time()
         self.done = done
-        self.answer: _Answer | None = None
-
-
-class _Answer(NamedTuple):
-    champion: Champion
-    prediction_id: str
-    value: float
-    low: float
-    high: float
-    kilometres: float | None
+        self.value = 0.0
+        self.answer: Prediction = {}
 
 
 class Predictor:
     """Predicts, logs and counts. Without a log (`PREDICTION_LOG=off`) it answers at once."""
 
-    def __init__(self, keeper: Keeper, log: PredictionLog | None, metrics: Metrics) -> None:
+    def __init__(self, keeper: Keeper, log: PredictionLog | None, metrics: PredictionMetrics) -> None:
         self.keeper = keeper
         self.log = log
-        self._metrics = metrics
+        self.metrics = metrics
         self._waiting: list[_Waiting] = []
-        self._at_work = False
-        # Batches of files that are worked on at a time: more of them would only slow single rows down.
+        self._busy = False
+        # Batches of files in work at the same time: more would only slow down single rows.
         self.files = asyncio.Semaphore(2)
 
-    async def one(self, features: HouseFeatures, request_id: str, line: dict[str, Any]) -> Prediction:
-        """Return the prediction of one row.
+    async def one(self, features: Features, line: dict[str, Any]) -> Prediction:
+        """Return the prediction of one row; ``line`` is the request's line in the log.
 
-        The rows of all requests that came in together are predicted by one call and logged by one commit, as a
-        model takes hardly longer for sixteen rows than for one. It happens on the event loop, at its next turn or
-        when the group before is committed, which it would have to wait for anyway: a request never waits for others
-        to come (one that waited already lets those in that can be read by then), and a thread would cost more than
-        the model.
+        All requests that have arrived are predicted by one call of the model and logged by one commit: a model takes
+        hardly longer for sixteen rows than for one. A request is never delayed to form a larger group. Requests that
+        arrive while a group is being committed form the next group. The model runs on the event loop, because handing
+        a row to a thread costs more than the model.
 
         Raises
         ------
@@ -82,29 +75,22 @@ class Predictor:
         """
         self.champion()
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(features.row(), request_id, loop.create_future())
+        waiting = _Waiting(tuple(features.values()), line["request_id"], loop.create_future())
         self._waiting.append(waiting)
-        if not self._at_work:
-            self._at_work = True
+        if not self._busy:
+            self._busy = True
             loop.call_soon(self._predict_waiting)
         await waiting.done
-        assert waiting.answer is not None
-        champion, prediction_id, value, low, high, kilometres = waiting.answer
-        self._metrics.count(champion.version, (value,))
-        line["model_version"] = champion.version
-        line["prediction_id"] = prediction_id
-        return Prediction(
-            predicted_median_house_value=value,
-            interval=Interval(low=low, high=high, coverage=champion.coverage),
-            model_version=champion.version,
-            prediction_id=prediction_id,
-            warnings=champion.warnings(waiting.row, kilometres),
-        )
+        answer = waiting.answer
+        self.metrics.count_one(answer["model_version"], waiting.value)
+        line["model_version"] = answer["model_version"]
+        line["prediction_id"] = answer["prediction_id"]
+        return answer
 
     def _predict_waiting(self) -> None:
-        """Predict and log the rows that are waiting; the next ones have their turn when these are answered."""
+        """Predict and log the waiting rows, then take the next group when they are answered."""
         group, self._waiting = self._waiting, []
-        self._at_work = bool(group)
+        self._busy = bool(group)
         if not group:
             return
         group[-1].done.add_done_callback(self._go_on)
@@ -114,35 +100,31 @@ class Predictor:
             if len(group) == 1:
                 _fail(group[0], failure)
                 return
-            for waiting in group:  # one row may be to blame: each has its own try
+            for waiting in group:  # a single row may be the cause, so each is tried alone
                 try:
                     self._predict_group(self.champion(), [waiting])
                 except Exception as error:
                     _fail(waiting, error)
 
     def _go_on(self, done: asyncio.Future[None]) -> None:
-        # One turn of the loop later: by then those just answered have asked again, and groups that would go on taking
-        # turns for ever become one, whose rows cost less.
+        # Two turns of the loop later, clients that were just answered have sent their next request. Without this
+        # wait, the clients would split into two groups that take turns for ever, at a higher cost per row.
         loop = done.get_loop()
         loop.call_soon(loop.call_soon, self._predict_waiting)
 
     def _predict_group(self, champion: Champion, group: list[_Waiting]) -> None:
-        matrix: Matrix = np.array([waiting.row for waiting in group])
-        answers = _as_lists(champion.predict(matrix))
+        version = champion.version
+        answers = _as_lists(champion.predict(np.array([waiting.row for waiting in group])))
         rows: list[Row] = []
-        for waiting, value, low, high, kilometres in zip(group, *answers, strict=True):
+        for waiting, prediction_id, value, low, high, km in zip(group, new_ids(len(group)), *answers, strict=True):
             if not math.isfinite(value + low + high):
-                raise ArithmeticError(
-                    f"version {champion.version} predicts {value} [{low}, {high}] for {waiting.row}"
-                )
-            answer = _Answer(champion, new_id(), value, low, high, kilometres)
-            waiting.answer = answer
+                raise ArithmeticError(f"version {version} predicts {value} [{low}, {high}] for {waiting.row}")
+            warnings = champion.warnings(waiting.row, km)
+            waiting.value = value
+            interval: Interval = {"low": low, "high": high, "coverage": champion.coverage}
+            waiting.answer = prediction(value, interval, version, prediction_id, warnings)
             rows.append(
-                (
-                    *(answer.prediction_id, waiting.request_id, waiting.requested_at, champion.version),
-                    *waiting.row,
-                    *(value, low, high),
-                )
+                row(prediction_id, waiting.request_id, waiting.requested_at, version, waiting.row, value, low, high)
             )
         if self.log is not None:
             self.log.enqueue(rows, [waiting.done for waiting in group])
@@ -151,27 +133,26 @@ class Predictor:
             if not waiting.done.done():
                 waiting.done.set_result(None)
 
-    async def many(self, batch: list[HouseFeatures], request_id: str, line: dict[str, Any]) -> list[Prediction]:
-        """Return the predictions of many rows, in their order, all by one version, made in a thread.
+    async def many(self, batch: list[Features], line: dict[str, Any]) -> list[Prediction]:
+        """Return the predictions of many rows, in their order, all by the same version.
 
         Raises
         ------
         NoModelError, PredictionLogError
         """
         champion = self.champion()
-        rows, answers = await run_in_threadpool(_predict_batch, champion, batch, request_id)
-        if self.log is not None:
-            await self.log.write(rows)
-        await run_in_threadpool(
-            self._metrics.count, champion.version, [answer.predicted_median_house_value for answer in answers]
-        )
+        parts = await run_in_threadpool(_predict_batch, champion, batch, line["request_id"])
+        await self.committed([logged for rows, _, _ in parts for logged in rows])
+        for _, _, values in parts:
+            self.metrics.count(champion.version, values)
+        answers = [answer for _, answers, _ in parts for answer in answers]
         line["model_version"] = champion.version
         line["rows"] = len(answers)
-        line["prediction_id"] = answers[0].prediction_id
+        line["prediction_id"] = answers[0]["prediction_id"]
         return answers
 
     def committed(self, rows: list[Row]) -> asyncio.Future[None]:
-        """Have rows written to the log, and return what is done when they are; at once without a log.
+        """Queue rows for the log, and return a future that is done when they are committed; at once without a log.
 
         Raises
         ------
@@ -185,12 +166,8 @@ class Predictor:
             self.log.enqueue(rows, [done])
         return done
 
-    def count(self, model_version: str, values: list[float]) -> None:
-        """Count answered predictions in the metrics."""
-        self._metrics.count(model_version, values)
-
     def champion(self) -> Champion:
-        """Return the model of the moment.
+        """Return the model that serves.
 
         Raises
         ------
@@ -200,6 +177,26 @@ class Predictor:
         if champion is None:
             raise NoModelError(f"there is no model to predict with yet: {self.keeper.state}")
         return champion
+
+
+def predict_rows(champion: Champion, matrix: Matrix, request_id: str) -> tuple[Answers, list[str], list[Row]]:
+    """Return the predictions of rows of shape (n, features), their new ids, and their rows for the log.
+
+    Raises
+    ------
+    ArithmeticError
+        A prediction is not a finite number.
+    """
+    answers = champion.checked(matrix)
+    ids = new_ids(len(matrix))
+    now = time.time()
+    rows = [
+        row(prediction_id, request_id, now, champion.version, features, value, low, high)
+        for prediction_id, features, value, low, high in zip(
+            ids, matrix.tolist(), *(numbers.tolist() for numbers in answers[:3]), strict=True
+        )
+    ]
+    return answers, ids, rows
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:
@@ -216,27 +213,28 @@ def _as_lists(answers: Answers) -> tuple[list[float], list[float], list[float], 
 
 
 def _predict_batch(
-    champion: Champion, batch: list[HouseFeatures], request_id: str
-) -> tuple[list[Row], list[Prediction]]:
-    """Return the log's rows and the answers, worked through in chunks so that memory does not grow with the model."""
-    requested_at = time.time()
-    rows: list[Row] = []
-    answers: list[Prediction] = []
+    champion: Champion, batch: list[Features], request_id: str
+) -> list[tuple[list[Row], list[Prediction], Matrix]]:
+    """Return rows for the log, answers and values, in chunks: the model's memory does not grow with the batch."""
+    parts = []
+    width, coverage, version = len(batch[0]), champion.coverage, champion.version
     for start in range(0, len(batch), CHUNK_ROWS):
-        features = [item.row() for item in batch[start : start + CHUNK_ROWS]]
-        matrix: Matrix = np.array(features, dtype=np.float64)
-        predicted = champion.checked(matrix)
+        chunk = batch[start : start + CHUNK_ROWS]
+        numbers = chain.from_iterable(features.values() for features in chunk)
+        matrix = np.fromiter(numbers, dtype=np.float64, count=width * len(chunk)).reshape(-1, width)
+        predicted, ids, rows = predict_rows(champion, matrix, request_id)
         unusual = champion.unusual(matrix, predicted.kilometres).tolist()
-        for row, warned, value, low, high, kilometres in zip(features, unusual, *_as_lists(predicted), strict=True):
-            prediction_id = new_id()
-            rows.append((prediction_id, request_id, requested_at, champion.version, *row, value, low, high))
-            answers.append(
-                Prediction(
-                    predicted_median_house_value=value,
-                    interval=Interval(low=low, high=high, coverage=champion.coverage),
-                    model_version=champion.version,
-                    prediction_id=prediction_id,
-                    warnings=champion.warnings(row, kilometres) if warned else [],
-                )
+        answers = [
+            prediction(
+                value,
+                {"low": low, "high": high, "coverage": coverage},
+                version,
+                prediction_id,
+                champion.warnings(tuple(features.values()), kilometres) if warned else [],
             )
-    return rows, answers
+            for features, warned, prediction_id, value, low, high, kilometres in zip(
+                chunk, unusual, ids, *_as_lists(predicted), strict=True
+            )
+        ]
+        parts.append((rows, answers, predicted.values))
+    return parts

@@ -41,8 +41,9 @@ from typing import IO, Any
 from appliance.prepare import BACKUPS, REPLACED, ROOT, RefusedError, revision
 from appliance.status import is_running
 from pipeline.git_commit import source_commit
-from pipeline.retrain import BUSY, BusyError, lock
 from tableloop.settings import Settings, load_settings
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BUSY, BusyError, retraining_lock
 
 PRODUCT, FORMER_PRODUCT, FORMAT = "tableloop", "house-price-appliance", 1
 MANIFEST, CHECKSUMS, CONTENT = "manifest.json", "SHA256SUMS", "state"
@@ -385,7 +386,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         _check_content(state)
-        with lock(state, "a backup"):
+        with retraining_lock(Layout(state), "a backup"):
             if argument == "-":
                 _check_room(state, None)
                 backup, where = write_backup(state, sys.stdout.buffer), "written to stdout"

@@ -87,8 +87,11 @@ def logs(settings: Settings) -> int:
 
 
 def retrain(settings: Settings) -> int:
-    """Run one retraining against the running appliance, else with a registry of its own; return its exit code."""
-    command = [sys.executable, "-m", "pipeline.retrain"]
+    """Run one retraining against the running appliance, else with a registry of its own; return its exit code.
+
+    Arguments of the command line are those of `pipeline.retrain`.
+    """
+    command = [sys.executable, "-m", "pipeline.retrain", *sys.argv[2:]]
     uri = settings.mlflow_tracking_uri
     if is_running(settings.state_dir) or uri != settings.own_tracking_uri:
         if is_healthy(uri):

@@ -45,8 +45,9 @@ from appliance.prepare import (
     known_revisions,
     put_in_place,
 )
-from pipeline.retrain import BusyError, lock
 from tableloop.settings import load_settings
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BusyError, retraining_lock
 
 LONGEST_TEXT = 100_000_000  # bytes of the manifest or the checksums; larger is something else
 
@@ -209,7 +210,7 @@ def main() -> int:
     try:
         with _source(state, argument) as source:
             check_writable(state)
-            with _hold(state), lock(state, "a restore"):
+            with _hold(state), retraining_lock(Layout(state), "a restore"):
                 manifest, former = restore(state, source)
     except ForeignError as problem:
         sys.stderr.write(f"nothing restored: {argument} cannot be used: {problem}\n")

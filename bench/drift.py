@@ -11,13 +11,13 @@ import argparse
 import json
 import os
 import resource
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,11 +26,12 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
-from app.prediction_writer import COLUMNS, PredictionLog
 from pipeline.preprocess import split
 from pipeline.stage_runner import load_params, raw_data
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error, make_reference
 from tableloop.model.conformal import as_matrix
+from tableloop.state.database import Store
+from tableloop.state.prediction_rows import insert, row
 from tableloop.table import Table, load_table
 
 UNDRIFTED = 500
@@ -192,22 +193,14 @@ def _child_cpu_seconds() -> float:
 
 
 def _fill(path: Path, test: Matrix, predicted: Matrix, rows: int) -> None:
-    log = PredictionLog(path)
-    log.start()
-    log.stop()
     chosen = np.random.default_rng(SEED).integers(0, len(test), rows)
     now = time.time()
-    places = ", ".join("?" * len(COLUMNS))
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.executemany(
-            f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES ({places})",  # noqa: S608 - constants
-            (
-                (f"{n:032x}", "request", now - rows + n, "1", *test[i].tolist(), float(predicted[i]), 0.0, 9.0)
-                for n, i in enumerate(chosen)
-            ),
-        )
-    connection.close()
+    made = [
+        row(f"{n:032x}", "request", now - rows + n, "1", test[i].tolist(), float(predicted[i]), 0.0, 9.0)
+        for n, i in enumerate(chosen)
+    ]
+    with closing(Store(path).connect()) as connection:
+        insert(connection, made, load_table().feature_names)
 
 
 def _say(line: str) -> None:

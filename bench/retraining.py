@@ -1,6 +1,6 @@
 """What to do with old rows when the market has changed: ``python -m bench.retraining``, a minute or two of one core.
 
-The market is that of `scenarios.simulate`: prices near the sea up by a half. Some test rows come back with their new
+The market is that of the table's story: some values rise by a factor. Some test rows come back with their new
 values as labels, the rest ask what was learnt. Each line is a way to train the shipped spatial model on the old rows
 and those labels; the last line of each block is what `pipeline.train` does. The last block is a market that has not
 changed, where the old rows are as good as ever.
@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.preprocess import split
 from pipeline.stage_runner import load_params, raw_data
 from pipeline.train import new_index, new_model
-from scenarios.simulate import RISE, Houses
+from scenarios.market import Market
 from tableloop.model.conformal import as_matrix
 from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
 from tableloop.table import Table, load_table
@@ -51,12 +51,12 @@ def weighted(
     return predict
 
 
-def compare(houses: Houses, old: pd.DataFrame, values: Matrix, labels: int, table: Table) -> list[str]:
+def compare(market: Market, old: pd.DataFrame, values: Matrix, labels: int, table: Table) -> list[str]:
     """Return the lines of one block: the error of each way on rows whose labels nobody has."""
     X_old, y_old = as_matrix(old, table.feature_names), old[table.target_name].to_numpy(np.float64)
-    X, y = np.concatenate([X_old, houses.features[:labels]]), np.concatenate([y_old, values[:labels]])
+    X, y = np.concatenate([X_old, market.features[:labels]]), np.concatenate([y_old, values[:labels]])
     batch = np.repeat([0, 1], [len(y_old), labels])
-    asked, actual = houses.features[ASKED_FROM:], values[ASKED_FROM:]
+    asked, actual = market.features[ASKED_FROM:], values[ASKED_FROM:]
     lines = []
     for weight in WEIGHTS:
         error = root_mean_squared_error(actual, weighted(X, y, batch, weight, table)(asked))
@@ -85,15 +85,14 @@ def main() -> None:
         fractions["test_fraction"],
         fractions["validation_fraction"],
     )
-    old, houses = pd.concat([parts["train"], parts["validation"]]), Houses(parts["test"])
-    risen = houses.values * np.where(houses.coastal, RISE, 1.0)
+    old, market = pd.concat([parts["train"], parts["validation"]]), Market(parts["test"], table)
     with threadpool_limits(1):
         for title, values, labels in (
-            *((f"prices near the sea up by a half, {labels} labels", risen, labels) for labels in LABELS),
-            ("nothing has changed, 500 labels", houses.values, 500),
+            *((f"a changed market, {labels} labels", market.changed, labels) for labels in LABELS),
+            ("nothing has changed, 500 labels", market.values, 500),
         ):
             sys.stdout.write(f"{title}: RMSE\n")
-            for line in compare(houses, old, values, labels, table):
+            for line in compare(market, old, values, labels, table):
                 sys.stdout.write(f"  {line}\n")
                 sys.stdout.flush()
 

@@ -8,21 +8,15 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app.schemas import Batch, HouseFeatures, Interval, Prediction
+from app.schemas import Batch, Features, Prediction, prediction
 
-_ANSWER = Prediction(
-    predicted_median_house_value=2.0,
-    interval=Interval(low=1.5, high=2.5, coverage=0.9),
-    model_version="1",
-    prediction_id="00000000-0000-7000-8000-000000000000",
-    warnings=[],
-)
+_ANSWER = prediction(2.0, {"low": 1.5, "high": 2.5, "coverage": 0.9}, "1", "00000000-0000-7000-8000-000000000000", [])
 
 empty = FastAPI()
 
 
 @empty.post("/predict")
-async def answer(features: HouseFeatures) -> Prediction:
+async def answer(features: Features) -> Prediction:
     """Check the row, answer with what is known beforehand: what the framework itself costs."""
     return _ANSWER
 
@@ -45,7 +39,7 @@ pyfunc = FastAPI(lifespan=_loaded)
 
 
 @pyfunc.post("/predict")
-async def predict(features: HouseFeatures) -> float:
+async def predict(features: Features) -> float:
     """Answer as tutorials do: the row in a data frame, the model as a pyfunc."""
     return _predict([features])[0]
 
@@ -56,8 +50,8 @@ async def predict_batch(batch: Batch) -> list[float]:
     return _predict(batch)
 
 
-def _predict(rows: list[HouseFeatures]) -> list[float]:
+def _predict(rows: list[Features]) -> list[float]:
     import pandas as pd  # noqa: PLC0415 - not for the empty one
 
-    values: list[float] = pyfunc.state.model.predict(pd.DataFrame([row.model_dump() for row in rows])).tolist()
+    values: list[float] = pyfunc.state.model.predict(pd.DataFrame(rows)).tolist()
     return values

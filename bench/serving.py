@@ -249,6 +249,8 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     state = scratch / "state"
+    scratch.mkdir(exist_ok=True)
+    (scratch / "data").symlink_to(ROOT / "data")  # the table
     (state / "champion").mkdir(parents=True, exist_ok=True)
     for copy in (state / "champion" / "model", scratch / "model"):
         shutil.copytree(model, copy, dirs_exist_ok=True)  # mlflow models serve refuses a link

@@ -6,13 +6,14 @@
   the champion's and the tolerance. In an unchanged market two good models differ by chance, and the champion stays.
 - Without them the old test rows decide: the challenger's RMSE may be larger by the tolerance at most.
 - Both figures are reported, whichever decides. A changed market makes a model that knows it worse on the old rows.
-- The first version passes, and so does one whose champion cannot be loaded any more. A version that was rolled back
-  does not pass again, nor one whose compiled scorer answers otherwise than the model.
+- The first version passes. A version that was rolled back does not pass again, and no version passes a champion that
+  could not be scored: a gate that cannot judge says no.
+- A person may overrule all of that with a reason, but not a compiled scorer that answers otherwise than the model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,18 @@ class Decision:
     challenger_label_rmse: float | None = None
     champion_label_rmse: float | None = None
     share_no_worse: float | None = None
+    forced_by: str | None = None
+    forced_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """What the gate knows of a new version before any comparison."""
+
+    test_rmse: float
+    serves: bool = False  # it is the champion itself
+    scorer_failure: str | None = None  # why its compiled scorer is not sound
+    rolled_back: str | None = None  # why its users wanted the former version again
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,75 @@ class Held:
     actual: Vector
     challenger: Vector
     champion: Vector
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the champion's own code says of the rows that the challenger was scored on."""
+
+    test_rmse: float
+    held: Held | None = None
+
+
+@dataclass(frozen=True)
+class NotScored:
+    """Why the champion could not be scored."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Who lets the challenger pass whatever the comparison says, and why."""
+
+    by: str
+    reason: str
+
+
+def decide(
+    challenger: Challenger,
+    champion_version: str | None,
+    scores: Scores | NotScored | None,
+    tolerance: float,
+    forced: Forced | None = None,
+) -> Decision:
+    """Return the decision; ``scores`` may be None where `decide_unscored` has an answer."""
+    decision = decide_unscored(challenger, champion_version)
+    if decision is None:
+        assert champion_version is not None
+        assert scores is not None
+        decision = _compare(challenger, champion_version, scores, tolerance)
+    if forced is None or decision.gate != "rejected" or challenger.scorer_failure:
+        return decision
+    return replace(
+        decision,
+        gate="promoted",
+        reason=f"forced by {forced.by}: {forced.reason}. Otherwise rejected: {decision.reason}",
+        forced_by=forced.by,
+        forced_reason=forced.reason,
+    )
+
+
+def decide_unscored(challenger: Challenger, champion_version: str | None) -> Decision | None:
+    """Return the decision where it does not depend on the champion's scores, else None."""
+    rmse = challenger.test_rmse
+    if challenger.serves:
+        return Decision("unchanged", "the best run is the version that serves", rmse, rmse, champion_version)
+    if challenger.scorer_failure:
+        return Decision("rejected", challenger.scorer_failure, rmse, champion_version=champion_version)
+    if challenger.rolled_back is not None:
+        reason = f"it was rolled back: {challenger.rolled_back}"
+        return Decision("rejected", reason, rmse, champion_version=champion_version)
+    if champion_version is None:
+        return Decision("promoted", "no version served before", rmse)
+    return None
+
+
+def _compare(challenger: Challenger, champion_version: str, scores: Scores | NotScored, tolerance: float) -> Decision:
+    if isinstance(scores, NotScored):
+        reason = f"version {champion_version} could not be scored: {scores.reason}"
+        return Decision("rejected", reason, challenger.test_rmse, champion_version=champion_version)
+    return judge(challenger.test_rmse, scores.test_rmse, champion_version, tolerance, scores.held)
 
 
 def judge(

@@ -1,4 +1,4 @@
-"""What of a trained candidate goes to MLflow, and how it is found there again."""
+"""Log trained candidates to MLflow, register their versions, and look both up again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,23 @@ import pandas as pd
 import yaml
 from mlflow import MlflowClient
 from mlflow.data.pandas_dataset import PandasDataset, from_pandas
-from mlflow.entities import Metric
-from mlflow.models import infer_signature
-from mlflow.sklearn import log_model
+from mlflow.entities import LoggedModelOutput, Metric, Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
-import tableloop
+from pipeline.build_version import build_version
 from pipeline.git_commit import source_commit
 from pipeline.stage_runner import REPORTS, raw_data
-from tableloop.drift.statistics import REFERENCE_FILE, Reference, make_reference
+from tableloop.drift.statistics import Reference, make_reference
 from tableloop.evaluation.error_breakdown import DECILES, Answered, by_quantile
 from tableloop.evaluation.extrapolation import Limits
 from tableloop.model.conformal import ConformalRegressor, as_matrix
-from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5
 from tableloop.table import load_table
 
 FINGERPRINT = "training.fingerprint"
-CODE = Path(tableloop.__file__).parent
+SCORER = "scorer"  # tag of a run and of a version: "passed", "failed", or "none" for a family that has none
 LEAST_REFERENCE, NEWEST_REFERENCE = 300, 1000  # labels, of which the reference for drift is made
 INPUTS = ("params.yaml", "dvc.lock")  # kept with every run: what it takes to train it again
 # What it takes to load a model; the same versions that trained it.
@@ -65,6 +65,11 @@ class Lineage:
         if self.batches:
             tags |= {"feedback_batches": str(self.batches), "feedback_md5": self.feedback_md5}
         return tags | ({"git_commit": self.git_commit} if self.git_commit else {})
+
+    def made_by(self) -> dict[str, str]:
+        """Return which product made the models, for the manifests of their versions."""
+        product = {"product": f"tableloop {installed_version('tableloop')}", "code_digest": self.code_digest}
+        return product | ({"git_commit": self.git_commit} if self.git_commit else {})
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def read_lineage() -> Lineage:
         data_md5=hashlib.md5(raw_data(load_table()).read_bytes(), usedforsecurity=False).hexdigest(),
         code_digest=_code_digest(),
         git_commit=source_commit(Path()),
-        requirements=tuple(f"{name}=={metadata.version(name)}" for name in LIBRARIES),
+        requirements=tuple(f"{name}=={installed_version(name)}" for name in LIBRARIES),
     )
 
 
@@ -164,6 +169,68 @@ def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> Logg
     return found
 
 
+def find_version(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
+    """Return the version that an alias names, None when there is no such model or alias."""
+    try:
+        return client.get_model_version_by_alias(model, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def ensure_experiment(client: MlflowClient, name: str, tags: Callable[[str], dict[str, str]]) -> str:
+    """Return the id of the experiment, which is made when there is none, after setting the tags made from its id."""
+    experiment = client.get_experiment_by_name(name)
+    experiment_id = str(experiment.experiment_id if experiment else client.create_experiment(name))
+    for key, value in tags(experiment_id).items():
+        if experiment is None or experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment_id, key, value)
+    return experiment_id
+
+
+def ensure_model(client: MlflowClient, model: str, tags: dict[str, str], description: str) -> None:
+    """Make the registered model when there is none, and give it this description."""
+    try:
+        client.create_registered_model(model, tags, description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        if client.get_registered_model(model).description != description:
+            client.update_registered_model(model, description)
+
+
+def ensure_version(
+    client: MlflowClient,
+    model: str,
+    candidate: Candidate,
+    *,
+    run: LoggedRun,
+    lineage: Lineage,
+    tags: dict[str, str],
+) -> ModelVersion:
+    """Return the version of this run; it is registered, with these tags and its lineage's, when there is none."""
+    # Not by name: MLflow's filters have no way to write one with a quote in it.
+    for version in client.search_model_versions(f"run_id = '{run.run_id}'"):
+        if version.name == model:
+            return version
+    of_run = client.get_run(run.run_id).data.tags
+    scorer = {key: of_run[key] for key in (SCORER, "scorer_reason") if key in of_run}
+    made = {
+        "family": candidate.name,
+        "params_digest": candidate.params_digest(),
+        "fingerprint": candidate.fingerprint(lineage),
+    }
+    return client.create_model_version(
+        model,
+        source=f"models:/{run.model_id}",
+        run_id=run.run_id,
+        tags=lineage.tags() | tags | scorer | made,
+        model_id=run.model_id,
+        await_creation_for=0,
+    )
+
+
 def log_candidate(
     client: MlflowClient,
     experiment_id: str,
@@ -188,7 +255,7 @@ def log_candidate(
         tags["mlflow.source.git.commit"] = lineage.git_commit.removesuffix("-dirty")
     start = round(candidate.started_at * 1000)
     run_id = client.create_run(experiment_id, start, tags, f"{candidate.name}-{fingerprint[:8]}").info.run_id
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id) as run:
         mlflow.log_params(candidate.params)
         contexts = {"train": "training"}
         mlflow.log_inputs(
@@ -198,8 +265,7 @@ def log_candidate(
             mlflow.log_artifact(file, "inputs")
         fitted_on = [*candidate.params["fitted_on"].split(" and "), "feedback"]
         rows = pd.concat([datasets[part].df for part in fitted_on if part in datasets], ignore_index=True)
-        model_id = _log_model(candidate, model, lineage, rows)
-        _log_drift_reference(client, model_id, _drift_reference(candidate, model, rows, datasets))
+        model_id = _log_version(client, run, candidate, model=model, lineage=lineage, fitted=rows, datasets=datasets)
         of_validation = {name: value for name, value in candidate.metrics.items() if name.startswith("custom_")}
         of_test = {name: value for name, value in candidate.metrics.items() if name.startswith("test_")}
         mlflow.log_metrics(of_validation, model_id=model_id, dataset=datasets["validation"])
@@ -237,31 +303,71 @@ def _log_deciles(client: MlflowClient, run_id: str, test: Answered) -> None:
     )
 
 
-def _log_model(candidate: Candidate, model: ConformalRegressor, lineage: Lineage, train: pd.DataFrame) -> str:
-    example = train[list(model.columns)].head(5)
+def _log_version(
+    client: MlflowClient,
+    run: Run,
+    candidate: Candidate,
+    *,
+    model: ConformalRegressor,
+    lineage: Lineage,
+    fitted: pd.DataFrame,
+    datasets: Mapping[str, PandasDataset],
+) -> str:
+    """Build the version's files, log them as a model of the run, and return the model's id.
+
+    `mlflow.sklearn.log_model` uploads what it has written itself. Here the files are complete, their manifest
+    included, before the first of them is uploaded.
+    """
+    names = list(model.columns)
     scores = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
-    info = log_model(
-        model,
-        name=candidate.name,
-        serialization_format="skops",
-        skops_trusted_types=list(TRUSTED_TYPES),
-        code_paths=[str(CODE)],
-        signature=infer_signature(example, model.predict(example)),
-        input_example=example,
-        # Named, not inferred: inference loads the model in a fresh process, ten seconds each.
-        pip_requirements=list(lineage.requirements),
-        metadata={
-            "family": candidate.name,
-            "training_range": {name: [float(train[name].min()), float(train[name].max())] for name in model.columns},
-            "scores": {name: candidate.metrics[name] for name in scores},
-            "interval_coverage": model.coverage,
-            "limits": candidate.limits,
-            "data_md5": lineage.data_md5,
-            "code_digest": lineage.code_digest,
-        },
+    metadata = {
+        "family": candidate.name,
+        "training_range": {name: [float(fitted[name].min()), float(fitted[name].max())] for name in names},
+        "scores": {name: candidate.metrics[name] for name in scores},
+        "interval_coverage": model.coverage,
+        "limits": candidate.limits,
+        "data_md5": lineage.data_md5,
+        "code_digest": lineage.code_digest,
+    }
+    run_id = run.info.run_id
+    logged = client.create_logged_model(
+        run.info.experiment_id,
+        candidate.name,
+        source_run_id=run_id,
         tags=lineage.tags() | {"family": candidate.name},
+        params=candidate.params,
     )
-    model_id: str = info.model_id
+    model_id: str = logged.model_id
+    described = Model(
+        artifact_path=logged.artifact_location,
+        run_id=run_id,
+        metadata=metadata,
+        model_uuid=model_id,
+        model_id=model_id,
+    )
+    try:
+        with tempfile.TemporaryDirectory() as parent:
+            directory = Path(parent) / "version"
+            scorer = build_version(
+                directory,
+                model,
+                described,
+                example=fitted[names].head(5),
+                requirements=list(lineage.requirements),
+                reference=_drift_reference(candidate, model, fitted, datasets),
+                test=datasets["test"].df,
+                made_by=lineage.made_by(),
+            )
+            client.log_model_artifacts(model_id, str(directory))
+    except BaseException:
+        client.finalize_logged_model(model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    for key, value in scorer.tags().items():
+        client.set_tag(run_id, key, value)
+    if scorer.difference is not None:
+        client.log_metric(run_id, "scorer_largest_difference", scorer.difference, model_id=model_id)
     return model_id
 
 
@@ -280,13 +386,6 @@ def _drift_reference(
     else:
         rows, unseen, rmse = fitted, datasets["test"].df, candidate.metrics["test_rmse"]
     return make_reference(as_matrix(rows, model.columns), model.predict(unseen), rmse, columns=model.columns)
-
-
-def _log_drift_reference(client: MlflowClient, model_id: str, reference: Reference) -> None:
-    """Put what drift is measured against beside the model, so that whoever downloads the one has the other."""
-    with tempfile.TemporaryDirectory() as directory:
-        reference.save(Path(directory) / REFERENCE_FILE)
-        client.log_model_artifacts(model_id, directory)
 
 
 def _code_digest() -> str:

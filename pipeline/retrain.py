@@ -1,8 +1,8 @@
 """One retraining, start to end: ``python -m pipeline.retrain [--unless-registered] [--trigger T] [--reason WHY]``.
 
-It takes the labels of the prediction log, runs the pipeline, and adds a line to ``STATE_DIR/retrains.jsonl``. Nothing
-that serves is touched before the last step, which moves the alias: killed at any moment before, the former champion
-goes on, and the next retraining finds what this one has left.
+It takes the labels of the store, runs the pipeline, and notes in the store how it went. Nothing that serves is
+touched before the last step, which moves the alias: killed at any moment before, the former champion goes on, and the
+next retraining finds what this one has left.
 
 Exit codes: 0 done, 1 a stage failed, 3 another retraining runs.
 """
@@ -11,46 +11,36 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
+import getpass
 import json
 import os
-import re
+import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from pipeline.stage_runner import FORCED, REPORTS, RESULTS, StageResult, read_results
 from pipeline.workspace import prepare
 from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
 from tableloop.settings import RegistrySettings
+from tableloop.state.database import Store, StoreError
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BUSY, BusyError, retraining_lock
 
-HISTORY = "retrains.jsonl"
 FAILED = 1
-BUSY = 3
 STOP_SECONDS = 4  # from being told to stop to killing what has not ended; supervisord and Docker wait 10
-
-_STAGE_STARTS = re.compile(r"^Running stage '(\w+)'")
-_STAGE_FAILED = re.compile(r"^ERROR: failed to reproduce '(\w+)'")
-_EXCEPTION = re.compile(r"^[\w.]+(Error|Exception|Interrupt|Exit)\b")
-_LOGGED_ERROR = re.compile(r"\| ERROR\s*\| (.*)")
-
-
-class BusyError(Exception):
-    """Another retraining holds the lock, or what must not meet one."""
+BEGAN_BY = {"start": "the first start", "drift": "the drift monitor"}
 
 
 class StoppedError(Exception):
     """The process was told to stop."""
 
 
-def retrain(settings: RegistrySettings) -> str | None:
+def retrain(settings: RegistrySettings, store: Store) -> str | None:
     """Run the pipeline in the workspace, and return why it failed, or None; the caller holds the lock.
 
     Returns
@@ -58,113 +48,32 @@ def retrain(settings: RegistrySettings) -> str | None:
     str or None
         "training failed in stage <name>: <reason>".
     """
+    layout = Layout(settings.state_dir)
+    shutil.rmtree(layout.stages, ignore_errors=True)
+    layout.stages.mkdir(parents=True)
     workspace = prepare(settings.state_dir)
-    _take_labels(settings.state_dir / "predictions.db", workspace)
-    progress = Progress()
-    with _dvc(workspace, settings) as process:
-        for line in process.stdout or ():
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            progress.read(line)
-    progress.stage_ends()
+    _take_labels(store, workspace)
+    with _dvc(layout, settings) as process:
+        pass
+    results = read_results(layout.stages)
     if process.returncode == 0:
-        _write_phases(settings.state_dir, progress.seconds)
+        _write_phases(layout, results)
         return None
-    reason = progress.reason or f"dvc repro ended with exit code {process.returncode}"
-    return f"training failed in stage {progress.stage or 'dvc'}: {reason}"
+    return failure_of(results) or f"training failed: dvc repro ended with exit code {process.returncode}, see above"
 
 
-@dataclass(frozen=True)
-class Retraining:
-    """One retraining for the history: why it began, and when."""
-
-    trigger: str
-    reason: str
-    started_at: datetime
-
-    def ends(self, state_dir: Path, failure: str | None) -> None:
-        """Add its line to the history: a failure, or what the gate said.
-
-        The line names ``started_at``, ``ended_at``, ``trigger`` and ``cause`` (why it began), ``outcome``
-        ("promoted", "rejected", "unchanged", "failed"), ``version`` (None after a failure) and ``reason`` (why this
-        outcome).
-        """
-        line: dict[str, str | None] = {
-            "started_at": self.started_at.isoformat(timespec="seconds"),
-            "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "trigger": self.trigger,
-            "cause": self.reason,
-        }
-        if failure is None:
-            report = json.loads((state_dir / "workspace/reports/registration.json").read_text())
-            line |= {"outcome": report["gate"], "version": report["version"], "reason": report["reason"]}
-        else:
-            line |= {"outcome": "failed", "version": None, "reason": failure}
-        # One write of a line to a file opened for appending: a reader sees all of it or nothing.
-        with (state_dir / HISTORY).open("a") as file:
-            file.write(f"{json.dumps(line)}\n")
+def failure_of(results: dict[str, StageResult]) -> str | None:
+    """Return what the stages say of a failure; None when none of them has failed, as far as they know."""
+    for stage, result in results.items():
+        if result.failure is not None:
+            return f"training failed in stage {stage}: {result.failure}"
+        if result.seconds is None:
+            return f"training failed in stage {stage}: it was killed, which the kernel does when memory is short"
+    return None
 
 
 @contextlib.contextmanager
-def lock(state_dir: Path, holder: str = "a retraining") -> Iterator[int]:
-    """Hold the one lock of all retrainings and yield its file descriptor; ``holder`` says for what.
-
-    The kernel gives it back when its holders end, however they end. DVC inherits it: a training that goes on after
-    its parent was killed is still a training.
-
-    Raises
-    ------
-    BusyError
-        Saying who holds it and since when.
-    """
-    path = state_dir / "run/retrain.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"{path.read_text().strip() or 'a retraining, just begun,'} runs already") from None
-        file.truncate(0)
-        file.write(f"{holder} (process {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ})\n")
-        file.flush()
-        os.set_inheritable(file.fileno(), True)
-        yield file.fileno()
-
-
-@dataclass
-class Progress:
-    """What DVC's output tells: the stage that runs, the seconds of those before, and the last error."""
-
-    stage: str = ""
-    reason: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
-    _started: float = 0.0
-    _last: str = ""
-
-    def read(self, line: str) -> None:
-        """Take in the next line."""
-        text = line.strip()
-        if starts := _STAGE_STARTS.match(text):
-            self.stage_ends()
-            self.stage, self.reason, self._started = starts[1], "", time.monotonic()
-        elif failed := _STAGE_FAILED.match(text):
-            self.stage = failed[1]
-            if not self.reason:
-                self.reason = self._last if _EXCEPTION.match(self._last) else text.partition(": failed to run: ")[2]
-        elif logged := _LOGGED_ERROR.search(text):
-            self.reason = logged[1].strip()
-        elif text.startswith("ERROR: ") and not self.stage:
-            self.reason = text.removeprefix("ERROR: ")
-        self._last = text or self._last
-
-    def stage_ends(self) -> None:
-        """Note the seconds of the stage that ran until now, if one did."""
-        if self.stage:
-            self.seconds[self.stage] = time.monotonic() - self._started
-
-
-@contextlib.contextmanager
-def _dvc(workspace: Path, settings: RegistrySettings) -> Iterator[subprocess.Popen[str]]:
+def _dvc(layout: Layout, settings: RegistrySettings) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``dvc repro`` in a process group of its own, and end all of it when we are told to stop."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -172,20 +81,17 @@ def _dvc(workspace: Path, settings: RegistrySettings) -> Iterator[subprocess.Pop
         "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
         "MODEL_NAME": settings.model_name,
         "MODEL_ALIAS": settings.model_alias,
-        "DVC_SITE_CACHE_DIR": str(workspace / ".dvc/site"),
+        "DVC_SITE_CACHE_DIR": str(layout.workspace / ".dvc/site"),
+        RESULTS: str(layout.stages),
         "DVC_NO_ANALYTICS": "1",
         "PYTHONUNBUFFERED": "1",
     }
     environment.pop("PYTHONPATH", None)  # the stages import the workspace's code and no other
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"],
-        cwd=workspace,
+        cwd=layout.workspace,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         close_fds=False,
         process_group=0,
     )
@@ -197,7 +103,7 @@ def _dvc(workspace: Path, settings: RegistrySettings) -> Iterator[subprocess.Pop
         raise
 
 
-def _end_group(process: subprocess.Popen[str]) -> None:
+def _end_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -207,19 +113,13 @@ def _end_group(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _take_labels(database: Path, workspace: Path) -> None:
-    """Make a batch of the new labels, if the prediction log holds any."""
-    if not database.exists():
+def _take_labels(store: Store, workspace: Path) -> None:
+    """Make a batch of the new labels, if the store holds any."""
+    if not store.count_unused_labels():
         return
-    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-        query = "SELECT count(*) FROM sqlite_master WHERE name = 'feedback'"
-        if not connection.execute(query).fetchone()[0]:
-            return
-        if not connection.execute("SELECT EXISTS (SELECT 1 FROM feedback)").fetchone()[0]:
-            return
     from tableloop.state.label_batches import FEEDBACK, take_batch  # noqa: PLC0415 - pandas, which a first start has no time for
 
-    if batch := take_batch(database, workspace / FEEDBACK):
+    if batch := take_batch(store, workspace / FEEDBACK):
         _say(f"new labels: {FEEDBACK / batch.name}", sys.stdout)
 
 
@@ -237,11 +137,10 @@ def _is_registered(settings: RegistrySettings) -> bool:
     return has_alias(uri, settings.model_name, settings.model_alias)
 
 
-def _write_phases(state_dir: Path, seconds: dict[str, float]) -> None:
-    phases = state_dir / "run/phases"
-    phases.mkdir(parents=True, exist_ok=True)
-    for stage, value in seconds.items():
-        (phases / stage).write_text(f"{value:.1f}\n")
+def _write_phases(layout: Layout, results: dict[str, StageResult]) -> None:
+    layout.phases.mkdir(parents=True, exist_ok=True)
+    for stage, result in results.items():
+        (layout.phases / stage).write_text(f"{result.seconds:.1f}\n")
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
@@ -261,7 +160,12 @@ def main() -> int:
     parser.add_argument("--unless-registered", action="store_true", help="do nothing when a version serves already")
     parser.add_argument("--trigger", help="who began it, for the history (default: start or user)")
     parser.add_argument("--reason", default="", help="why, for the history")
+    parser.add_argument("--force", action="store_true", help="promote even what the gate rejects; needs --reason")
     arguments = parser.parse_args()
+    if arguments.force:
+        if not arguments.reason.strip():
+            parser.error("--force needs --reason, which is noted with the version")
+        os.environ[FORCED] = json.dumps({"by": _user(), "reason": arguments.reason})
     settings = RegistrySettings()
     trigger = arguments.trigger or ("start" if arguments.unless_registered else "user")
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -270,36 +174,56 @@ def main() -> int:
         if arguments.unless_registered and _is_registered(settings):
             _say(f"{settings.model_name}@{settings.model_alias} is registered: nothing to train", sys.stdout)
             return 0
-        with lock(settings.state_dir):
-            return _retrain_and_tell(settings, Retraining(trigger, arguments.reason, datetime.now(UTC)))
+        with retraining_lock(Layout(settings.state_dir)):
+            return _retrain_and_tell(settings, trigger, arguments.reason)
     except BusyError as error:
         _say(str(error), sys.stderr)
         return BUSY
     except StoppedError as error:
         _say(f"retraining stopped by {error}", sys.stderr)
         return 128 + signal.Signals[str(error)].value
-    except OSError as error:
+    except (OSError, StoreError) as error:
         _say(f"training failed before its first stage: {error}", sys.stderr)
         return FAILED
 
 
-def _retrain_and_tell(settings: RegistrySettings, retraining: Retraining) -> int:
+def _retrain_and_tell(settings: RegistrySettings, trigger: str, cause: str) -> int:
     """Retrain, write the history and the last line, and return the exit code; the caller holds the lock."""
+    layout = Layout(settings.state_dir)
+    store = Store(layout.database)
+    number = store.begin_retraining(trigger, cause, BEGAN_BY.get(trigger) or _user())
     code = FAILED
     try:
-        failure = retrain(settings)
+        failure = retrain(settings, store)
+        outcome, version, reason = ("failed", None, failure) if failure else _registration(layout.workspace)
     except StoppedError as error:
         failure, code = f"retraining stopped by {error}", 128 + signal.Signals[str(error)].value
-    except (OSError, sqlite3.Error) as error:
+        outcome, version, reason = "failed", None, failure
+    except (OSError, StoreError) as error:
         failure = f"training failed before its first stage: {error}"
+        outcome, version, reason = "failed", None, failure
+    seconds = {name: result.seconds for name, result in read_results(layout.stages).items() if result.seconds}
     try:
-        retraining.ends(settings.state_dir, failure)
-    except OSError as error:
-        failure = failure or f"{settings.state_dir / HISTORY} cannot be written: {error}"
+        store.end_retraining(number, outcome, version, reason, seconds)
+    except StoreError as error:
+        failure = failure or f"the end of the retraining cannot be noted in {store.path}: {error}"
     if failure:
         _say(failure, sys.stderr)
         return code
     return 0
+
+
+def _registration(workspace: Path) -> tuple[str, str, str]:
+    """Return what the gate said, of which version, and why."""
+    report = json.loads((workspace / REPORTS / "registration.json").read_text())
+    return report["gate"], report["version"], report["reason"]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 if __name__ == "__main__":

@@ -11,42 +11,74 @@ import sys
 from datetime import UTC, datetime
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.mlflow_runs import configure_client
 from pipeline.register import REPLACED, ROLLED_BACK
-from pipeline.retrain import BUSY, BusyError, lock
+from pipeline.serving_version import ServingVersion, find_serving_version
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings
+from tableloop.state.database import REFUSED, Store
+from tableloop.state.database import ROLLED_BACK as ROLLED_BACK_TO
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BUSY, BusyError, retraining_lock
+
+HISTORY = 1000  # newest events that are looked through for what served before
 
 
 class NothingToRollBackError(Exception):
     """There is no version to go back to; the message says why."""
 
 
-def roll_back(client: MlflowClient, model: str, alias: str, reason: str) -> tuple[str, str]:
-    """Move the alias from the version that serves to the one it replaced, and return both numbers.
+def roll_back(client: MlflowClient, store: Store, settings: RegistrySettings, reason: str) -> tuple[str, str]:
+    """Move the alias from the version that serves to the one that served before; return both numbers.
 
     Raises
     ------
     NothingToRollBackError
-        Nothing serves, the version replaced none, or that one is gone.
+        Nothing serves, nothing served before, or that version is gone.
     """
-    try:
-        current = client.get_model_version_by_alias(model, alias)
-    except MlflowException as error:
-        raise NothingToRollBackError(f"{model} has no version {alias}: {error.message}") from error
-    former = current.tags.get(REPLACED)
-    if former is None:
-        raise NothingToRollBackError(f"version {current.version} is the first that served")
-    try:
-        client.get_model_version(model, former)
-    except MlflowException as error:
-        raise NothingToRollBackError(f"version {former}, which served before, is gone: {error.message}") from error
+    model = settings.model_name
+    current = find_serving_version(client, store, settings)
+    if current is None:
+        raise NothingToRollBackError(f"no version of {model} serves")
+    former = _former_version(client, store, model, current)
     # The mark first: with the alias moved and no mark, a retraining killed in between could promote it again.
-    client.set_model_version_tag(model, current.version, ROLLED_BACK, reason)
-    client.set_registered_model_alias(model, alias, former)
-    return current.version, former
+    if current.tags is not None:
+        client.set_model_version_tag(model, current.version, ROLLED_BACK, reason)
+    client.set_registered_model_alias(model, settings.model_alias, former.version)
+    store.record_serving(model, former.version, former.run_id, ROLLED_BACK_TO, reason)
+    return current.version, former.version
+
+
+def _former_version(client: MlflowClient, store: Store, model: str, current: ServingVersion) -> ModelVersion:
+    """Return the version that served before the current one and was not itself rolled back."""
+    before: list[tuple[str, str | None]] = [
+        (event.version, event.run_id)
+        for event in store.serving_history(model, HISTORY)
+        if event.event != REFUSED and (event.version, event.run_id) != (current.version, current.run_id)
+    ]
+    # Of what served before there was a history, a version itself names the one that it replaced.
+    if named := (current.tags or {}).get(REPLACED):
+        before.append((named, None))
+    gone = None
+    for number, run_id in before:
+        version = _find(client, model, number)
+        if version is None or run_id not in (version.run_id, None):
+            gone = gone or number
+        elif ROLLED_BACK not in version.tags:
+            return version
+    if gone:
+        raise NothingToRollBackError(f"version {gone}, which served before, is gone")
+    raise NothingToRollBackError(f"version {current.version} is the first that served")
+
+
+def _find(client: MlflowClient, model: str, number: str) -> ModelVersion | None:
+    try:
+        return client.get_model_version(model, number)
+    except MlflowException:
+        return None
 
 
 def main() -> int:
@@ -61,8 +93,9 @@ def main() -> int:
     configure_client(settings.mlflow_tracking_uri)
     reason = arguments.reason or f"at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, no reason given"
     try:
-        with lock(settings.state_dir, "a rollback"):
-            left, former = roll_back(MlflowClient(), settings.model_name, settings.model_alias, reason)
+        layout = Layout(settings.state_dir)
+        with retraining_lock(layout, "a rollback"):
+            left, former = roll_back(MlflowClient(), Store(layout.database), settings, reason)
     except (BusyError, NothingToRollBackError) as error:
         sys.stderr.write(f"nothing rolled back: {error}\n")
         return BUSY if isinstance(error, BusyError) else 1

@@ -1,1 +1,1 @@
-"""Stories told to a running appliance."""
+"""Stories that `make simulate` plays to a running appliance, over HTTP only."""

@@ -1,1 +1,1 @@
-"""The routes: thin, each hands on to the part that does the work."""
+"""The routes: each is thin and calls the part that does the work."""

@@ -1,4 +1,4 @@
-"""The drift monitor's last report, in the form that the asker likes best."""
+"""The last report of the drift monitor, as JSON, text or a page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from app import openapi
+from app.deps import AppParts
 from app.drift_metrics import NO_REPORT, read_report
 from app.schemas import DriftReport
 from tableloop.drift.report import as_html, as_text
@@ -16,7 +17,7 @@ Format = Literal["json", "text", "html"]
 _RESPONSES: openapi.Responses = {
     200: {
         "model": DriftReport,
-        **openapi.answer("The report, as JSON, as text or as a page with small histograms"),
+        **openapi.answer("The report, as JSON, as text, or as a page with small histograms"),
         "content": {
             "text/plain": {
                 "schema": {"type": "string"},
@@ -25,7 +26,7 @@ _RESPONSES: openapi.Responses = {
             "text/html": {"schema": {"type": "string"}},
         },
     },
-    404: openapi.problem("No check has been made yet", NO_REPORT),
+    404: openapi.problem("There has been no check yet", NO_REPORT),
     422: openapi.invalid(
         "There is no such format",
         {
@@ -42,21 +43,22 @@ router = APIRouter(tags=["drift"], responses=openapi.CRASH)
 @router.get(
     "/drift",
     operation_id="drift",
-    summary="Are the newest predictions of other houses than the model knows?",
+    summary="Do recent requests differ from the training data?",
     response_model=None,
     responses=_RESPONSES,
 )
 async def drift(
     request: Request,
+    parts: AppParts,
     format: Annotated[  # noqa: A002 - the name in the address
-        Format | None, Query(description="Without it, what the Accept header asks for, else JSON")
+        Format | None, Query(description="By default the format that the Accept header asks for, or JSON")
     ] = None,
 ) -> Response:
-    """Return the last report of the drift monitor: what moved, how much, which way, and what follows from it.
+    """Return the last report of the drift monitor: which features moved, how far, and what the monitor does about it.
 
-    It looks at the newest predictions every `DRIFT_INTERVAL_SECONDS`; asking here computes nothing.
+    The monitor checks recent requests every `DRIFT_INTERVAL_SECONDS`. This call only reads its report.
     """
-    report = read_report(request.app.state.drift_file)
+    report = read_report(parts.settings.state_dir / "drift" / "report.json")
     wanted = format or _accepted(request.headers.get("accept", ""))
     if wanted == "html":
         return HTMLResponse(as_html(report))
@@ -66,7 +68,7 @@ async def drift(
 
 
 def _accepted(accept: str) -> Format:
-    """Return the first form that the header names; browsers name HTML first."""
+    """Return the first known format in the header; browsers name HTML first."""
     kinds: dict[str, Format] = {"application/json": "json", "text/html": "html", "text/plain": "text"}
     for kind in accept.split(","):
         if known := kinds.get(kind.partition(";")[0].strip().lower()):

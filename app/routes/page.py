@@ -1,21 +1,28 @@
-"""The front page and what it asks for: these addresses belong to the page and change with it."""
+"""The front page and what it asks for. These addresses belong to the page and change with it."""
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+from functools import cache
+from html import escape
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-from app.overview import Overview, OverviewSource
-from app.page_data import FeatureScale, NoPlacesError, Place, Places, read_places
-from app.predictor import Predictor
-from app.schemas import HouseFeatures
+from app.deps import AppParts, ThePredictor
+from app.drift_metrics import NoReportError, read_report
+from app.page_data import NoPlacesError, PageTable, Place, Places, page_table, read_places
+from app.routes import system
+from app.schemas import TABLE, Features
 
 WEB: Final = Path(__file__).parent.parent / "web"
-# Nothing but our own files is loaded, run or asked; browsers ask each time whether a file has changed.
+RETRAININGS: Final = 5
+# The page loads, runs and asks only its own files; browsers check each time whether a file has changed.
 _HEADERS: Final = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 _PAGE_HEADERS: Final = {
     **_HEADERS,
@@ -53,17 +60,64 @@ class PageFiles(StaticFiles):
 router = APIRouter(include_in_schema=False)
 
 
+@cache
+def _page() -> str:
+    words = {
+        "title": TABLE.title,
+        "description": TABLE.description,
+        "source": TABLE.source,
+        "row": TABLE.row,
+        "rows": TABLE.rows,
+        "target": TABLE.target.title.lower(),
+        "unit": TABLE.display.unit,
+        "features": len(TABLE.features),
+    }
+    return Template((WEB / "index.html").read_text()).substitute(
+        {name: escape(str(word)) for name, word in words.items()}
+    )
+
+
 @router.get("/")
-async def front_page() -> FileResponse:
-    """Answer with the page."""
-    return FileResponse(WEB / "index.html", headers=_PAGE_HEADERS)
+async def front_page() -> HTMLResponse:
+    """Answer with the page, in the words of the table."""
+    return HTMLResponse(_page(), headers=_PAGE_HEADERS)
 
 
 @router.get("/overview")
-def overview(request: Request) -> Overview:
-    """Return what the page says about the system."""
-    source: OverviewSource = request.app.state.overview
-    return source.read()
+async def overview(parts: AppParts, predictor: ThePredictor, response: Response) -> dict[str, Any]:
+    """Return what the page shows of the system: answers of other calls, and what happened in the last hour."""
+    now = time.time()
+    champion = predictor.keeper.current
+    ready = await system.ready(predictor, response)
+    response.status_code = 200
+    try:
+        report = read_report(parts.settings.state_dir / "drift" / "report.json")
+    except NoReportError:
+        report = None
+    drift = report and {name: report.get(name) for name in ("status", "summary", "checked_at", "monitor")} | {
+        "columns": [column["title"] for column in report.get("columns", []) if column.get("drifted")]
+    }
+    rmse, labels = parts.feedback.live_errors.rmse(champion.version) if champion else (None, 0)
+    return {
+        "now": _iso(now),
+        "health": await system.health(parts),
+        "ready": ready,
+        "model": champion and await system.model(parts),
+        "drift": drift,
+        "retrainings": parts.retrainings.newest(RETRAININGS),
+        "live": {
+            "started_at": _iso(parts.rates.started),
+            "per_minute": parts.rates.per_minute(now),
+            "rmse": rmse,
+            "labels": labels,
+        },
+    }
+
+
+@router.get("/table")
+def table(places: AllPlaces, predictor: ThePredictor) -> PageTable:
+    """Return the words, numbers and features that the page shows."""
+    return page_table(places, predictor.keeper.current)
 
 
 @router.get("/places")
@@ -87,7 +141,7 @@ def nearest(places: AllPlaces, latitude: Latitude, longitude: Longitude) -> Plac
 
 
 @router.post("/places/comparable")
-def comparable(places: AllPlaces, features: HouseFeatures) -> list[Place]:
+def comparable(places: AllPlaces, features: Features) -> list[Place]:
     """Return near places that are like a row."""
     return places.comparable(features)
 
@@ -98,8 +152,5 @@ def example(places: AllPlaces) -> Response:
     return Response(places.example_file(), media_type="text/csv")
 
 
-@router.get("/features")
-def features(places: AllPlaces, request: Request) -> list[FeatureScale]:
-    """Return how to ask for each feature."""
-    predictor: Predictor = request.app.state.predictor
-    return places.scales(predictor.keeper.current)
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

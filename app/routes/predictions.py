@@ -1,15 +1,15 @@
-"""Predictions of one house and of a list."""
+"""Predictions of one row, of a list and of a file."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from app import file_predictions, openapi
+from app.deps import LogLine, ThePredictor
 from app.direct_route import DirectRoute
-from app.predictor import Predictor
-from app.schemas import Batch, HouseFeatures, Prediction
+from app.schemas import FIRST, MAX_BATCH_ROWS, TABLE, Batch, Features, Prediction
 
 _RESPONSES: openapi.Responses = {
     200: openapi.answer("The prediction"),
@@ -21,38 +21,39 @@ _RESPONSES: openapi.Responses = {
 _BATCH_RESPONSES: openapi.Responses = {
     200: {**openapi.answer("The predictions, in the order of the rows"), "content": openapi.FILE_OUT},
     406: openapi.problem(
-        "The client accepts neither of the types that a file can be answered by",
+        "`Accept` names none of the types that the answer to a file can have",
         "the answer can be text/csv or application/vnd.apache.parquet, not image/png",
     ),
-    413: openapi.problem("A list is larger than 10 MB, or a file than 1 GB", "the body is larger than 10 MB"),
+    413: openapi.problem(
+        "A list is larger than 10 MB, or a file is larger than 1 GB", "the body is larger than 10 MB"
+    ),
     415: openapi.problem(
-        "The body is neither application/json nor one of the types of files",
+        "The body is neither application/json nor a type of file that can be predicted",
         "the Content-Type must be application/json, text/csv or application/vnd.apache.parquet, not text/plain",
     ),
     422: openapi.invalid(
-        "A row is impossible, or the file is none that can be read; nothing is predicted or logged",
+        "A row is impossible, or the file cannot be read; nothing is predicted or logged",
         {
             "type": "less_than_equal",
-            "loc": ["body", 1, "Latitude"],
-            "msg": "Input should be less than or equal to 90",
-            "input": 91,
+            "loc": ["body", 1, FIRST.name],
+            **openapi.TOO_GREAT,
         },
         {
             "type": "table",
-            "loc": ["body", "row 2", "Latitude"],
-            "msg": "the greatest possible is 90",
-            "input": "91",
+            "loc": ["body", "row 2", FIRST.name],
+            "msg": f"the greatest possible is {FIRST.maximum:g}",
+            "input": f"{FIRST.maximum + 1:g}",
         },
     ),
     507: openapi.problem(
-        "There is no room to keep the file while it is predicted",
+        "There is no disk space to keep the file while it is predicted",
         "the file cannot be kept in /data/spool (No space left on device): free space there, or send it in parts",
     ),
 }
 
 
 class _FileRoute(Route):
-    """Takes bodies that are files, and leaves all others to the routes after it."""
+    """Takes bodies that are files, and leaves all others to the next route of the same path."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return whether the request is for this route."""
@@ -68,17 +69,16 @@ router = APIRouter(tags=["predictions"], responses=openapi.CRASH, route_class=Di
 @router.post(
     "/predict",
     operation_id="predict",
-    summary="Predict the median house value of one block group",
+    summary=f"Predict one {TABLE.row}",
     responses=_RESPONSES,
 )
-async def predict(features: HouseFeatures, request: Request) -> Prediction:
+async def predict(features: Features, predictor: ThePredictor, line: LogLine) -> Prediction:
     """Predict one row.
 
-    All eight fields are required, in any order. What cannot be true is refused with the name of the field; what lies
-    outside of what the model has seen is answered, with a warning.
+    All fields are required, in any order. An impossible value is refused with the name of the field. A value outside
+    the range of the training data is answered with a warning.
     """
-    predictor: Predictor = request.app.state.predictor
-    return await predictor.one(features, request.scope["request_id"], request.scope["line"])
+    return await predictor.one(features, line)
 
 
 router.routes.append(_FileRoute("/predict/batch", file_predictions.predict_table, methods=["POST"]))
@@ -87,17 +87,17 @@ router.routes.append(_FileRoute("/predict/batch", file_predictions.predict_table
 @router.post(
     "/predict/batch",
     operation_id="predict_batch",
-    summary="Predict a list of block groups, or a file of them",
+    summary=f"Predict a list of {TABLE.rows}, or a file",
+    description=f"""Predict all rows with the same model version and log them; the answers keep the order of the rows.
+
+A list has at most {MAX_BATCH_ROWS:,} rows. A CSV or Parquet file (up to 1 GB and 10,000,000 rows) is answered with a
+file, of the type that `Accept` names or otherwise of its own type. Columns are found by name, other columns are kept,
+and `{TABLE.answer}`, `low`, `high`, `model_version` and `prediction_id` are appended. The whole
+file is checked before the answer begins. An answer that ends early has no last chunk.
+""",
     responses=_RESPONSES | _BATCH_RESPONSES,
     openapi_extra={"requestBody": {"content": openapi.FILE_IN}},
 )
-async def predict_batch(batch: Batch, request: Request) -> list[Prediction]:
-    """Predict all rows by the same model version and log them; the answers keep the order of the rows.
-
-    A list has at most 10,000 rows. A CSV or Parquet file (up to 1 GB and 10,000,000 rows) is answered by a file, of
-    the type that `Accept` names or else of its own: its columns are found by name, more columns go through as they
-    are, and `predicted_median_house_value`, `low`, `high`, `model_version` and `prediction_id` are appended. All of
-    a file is checked before its answer begins; an answer that ends early lacks its last chunk.
-    """
-    predictor: Predictor = request.app.state.predictor
-    return await predictor.many(batch, request.scope["request_id"], request.scope["line"])
+async def predict_batch(batch: Batch, predictor: ThePredictor, line: LogLine) -> list[Prediction]:
+    """Predict a list of rows; files are taken by the route before."""
+    return await predictor.many(batch, line)

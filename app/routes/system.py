@@ -1,16 +1,14 @@
-"""What the service says about itself: alive, ready, which model, metrics."""
+"""The state of the service: alive, ready, its model, its metrics."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import openapi
-from app.errors import NoModelError
+from app.deps import AppParts, ThePredictor
 from app.metrics import read_health
-from app.predictor import Predictor
-from app.schemas import Health, ModelCard, Readiness
-from tableloop.table import FEATURE_NAMES
+from app.schemas import TABLE, Health, ModelCard, Readiness
 
 router = APIRouter(tags=["system"], responses=openapi.CRASH)
 
@@ -18,27 +16,29 @@ router = APIRouter(tags=["system"], responses=openapi.CRASH)
 @router.get(
     "/health",
     operation_id="health",
-    summary="Is the process alive?",
-    responses={200: openapi.answer("It is")},
+    summary="Is the service alive?",
+    responses={200: openapi.answer("The service is alive")},
 )
-async def health(request: Request) -> Health:
-    """Answer, and tell how the watchdog last saw the other services of the appliance."""
-    report = read_health(request.app.state.health_file)
+async def health(parts: AppParts) -> Health:
+    """Answer, with the state of the other services as the watchdog last saw it."""
+    report = read_health(parts.settings.state_dir / "run" / "health.json")
     return Health(status="ok", checked_at=report.get("checked_at"), services=report.get("services", {}))
 
 
 @router.get(
     "/ready",
     operation_id="ready",
-    summary="Can it predict?",
+    summary="Can the service predict?",
     responses={
-        200: openapi.answer("It can"),
-        503: {"model": Readiness, **openapi.answer("It cannot; `detail` says what it waits for", openapi.NOT_READY)},
+        200: openapi.answer("The service can predict"),
+        503: {
+            "model": Readiness,
+            **openapi.answer("The service cannot predict; `detail` says why", openapi.NOT_READY),
+        },
     },
 )
-async def ready(request: Request, response: Response) -> Readiness:
-    """Answer 200 with a model and 503 without, in both cases with words for what is going on."""
-    predictor: Predictor = request.app.state.predictor
+async def ready(predictor: ThePredictor, response: Response) -> Readiness:
+    """Answer 200 with a model and 503 without; in both cases `detail` says what the service is doing."""
     champion = predictor.keeper.current
     if champion is None:
         response.status_code = 503
@@ -57,16 +57,13 @@ async def ready(request: Request, response: Response) -> Readiness:
     summary="Which model serves?",
     responses={200: openapi.answer("The version that serves"), 503: openapi.NO_MODEL},
 )
-async def model(request: Request) -> ModelCard:
-    """Describe the version, its scores, and what traces it to data, parameters and code."""
-    predictor: Predictor = request.app.state.predictor
-    champion = predictor.keeper.current
-    if champion is None:
-        raise NoModelError(f"there is no model to predict with yet: {predictor.keeper.state}")
+async def model(parts: AppParts) -> ModelCard:
+    """Describe the version that serves: its scores, its limits, and the data, code and run that it was made from."""
+    champion = parts.predictor.champion()
     metadata = champion.metadata
     return ModelCard(
-        name=request.app.state.settings.model_name,
-        alias=request.app.state.settings.model_alias,
+        name=parts.settings.model_name,
+        alias=parts.settings.model_alias,
         version=champion.version,
         family=champion.family,
         run_id=champion.run_id,
@@ -77,7 +74,7 @@ async def model(request: Request) -> ModelCard:
         interval_coverage=champion.coverage,
         data_md5=metadata.get("data_md5"),
         code_digest=metadata.get("code_digest"),
-        training_range=dict(zip(FEATURE_NAMES, champion.training_range, strict=True)),
+        training_range=dict(zip(TABLE.feature_names, champion.training_range, strict=True)),
         limits=metadata.get("limits"),
     )
 
@@ -89,6 +86,6 @@ async def model(request: Request) -> ModelCard:
     response_class=Response,
     responses={200: openapi.METRICS},
 )
-async def metrics(request: Request) -> Response:
-    """Answer in the text format of Prometheus: `docs/metrics.md` lists every metric."""
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+async def metrics(parts: AppParts) -> Response:
+    """Answer in the text format of Prometheus. `docs/metrics.md` lists every metric."""
+    return Response(generate_latest(parts.registry), media_type=CONTENT_TYPE_LATEST)

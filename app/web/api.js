@@ -1,6 +1,6 @@
 // Questions to the service. Addresses are relative, so that the page works under any host name and path.
 
-/** What went wrong, in words; `fields` has the message for each feature that is to blame. */
+/** What went wrong, in words; `fields` has a message for each field with a problem. */
 export class Problem extends Error {
   constructor(message, fields = {}, lines = []) {
     super(message);
@@ -35,7 +35,7 @@ async function request(path, options) {
   return answer;
 }
 
-/** Return the Problem that an error answer tells. */
+/** Return an error answer as a Problem. */
 export function problemOf(status, text) {
   let detail;
   try {

@@ -1,4 +1,4 @@
-// Files: sent with their progress, answered by a scored file, of which the first rows are shown.
+// Files: sent with a progress bar; of the answer, also a file, the first rows are shown.
 
 import { askBytes, problemOf } from "./api.js";
 import { byId, count, element } from "./text.js";
@@ -7,12 +7,12 @@ const TYPES = { csv: "text/csv", parquet: "application/vnd.apache.parquet" };
 const PREVIEW_ROWS = 8;
 const PREVIEW_BYTES = 65_536;
 const SHOWN_PROBLEMS = 8;
-const FIRST_COLUMNS = ["predicted_median_house_value", "low", "high"];
+const ADDED = ["low", "high", "model_version", "prediction_id"]; // after the value, at the end of every answer
 
 let request = null;
 let address = "";
 
-/** Make the box take files. */
+/** Take files that are dropped or chosen. */
 export function watchFiles() {
   const drop = byId("drop");
   byId("choose").addEventListener("click", () => byId("file").click());
@@ -23,7 +23,7 @@ export function watchFiles() {
   });
   byId("example").addEventListener("click", () =>
     askBytes("places/example.csv")
-      .then((bytes) => score(new File([bytes], "block-groups.csv")))
+      .then((bytes) => score(new File([bytes], "example.csv")))
       .catch((problem) => fail(problem.message)),
   );
   let inside = 0;
@@ -48,7 +48,7 @@ async function score(file) {
   say(`Sending ${file.name} (${size(file.size)})…`);
   byId("progress").hidden = false;
   byId("progress").value = 0;
-  // fetch() tells nothing about how much has been sent
+  // fetch() does not tell how much has been sent
   request = new XMLHttpRequest();
   request.open("POST", "predict/batch");
   request.setRequestHeader("Content-Type", TYPES[given]);
@@ -98,15 +98,14 @@ async function finish(file, kind, { status, response }) {
         : `Done. The first ${rows.length - 1} rows:`,
     );
   } else {
-    say("Done. A preview is shown of answers in CSV.");
+    say("Done. For a preview choose CSV.");
   }
 }
 
 function preview([header, ...rows]) {
-  const order = [
-    ...FIRST_COLUMNS,
-    ...header.filter((name) => !FIRST_COLUMNS.includes(name) && name !== "prediction_id"),
-  ];
+  const value = header[header.length - ADDED.length - 1];
+  const first = [value, "low", "high"];
+  const order = [...first, ...header.filter((name) => !first.includes(name) && name !== "prediction_id")];
   const columns = order.map((name) => header.indexOf(name)).filter((place) => place >= 0);
   const heads = columns.map((place) =>
     element("th", { scope: "col", textContent: header[place].replaceAll("_", " ") }),

@@ -1,4 +1,4 @@
-// The form: each feature as a number and a slider that move together. What it says comes from `features`.
+// The form: each feature as a number and a slider that move together. Its texts come from the table.
 
 import { count, element, short } from "./text.js";
 
@@ -7,11 +7,11 @@ const STEPS = 1000; // of a slider
 const brief = (number) => count(Number(number.toPrecision(3)));
 
 export class Form {
-  /** `onAsk()` is called when a person has changed something, or asks. */
+  /** `onAsk()` is called when somebody changes a value or submits the form. */
   constructor(form, container, onAsk) {
     this.container = container;
     this.fields = new Map();
-    let asked = 0; // Enter in a field is a change and a submission: one question
+    let asked = 0; // Enter in a field is both a change and a submission, but one question
     const askOnce = () => {
       clearTimeout(asked);
       asked = setTimeout(onAsk);
@@ -23,7 +23,7 @@ export class Form {
     container.addEventListener("change", askOnce);
   }
 
-  /** Make the fields, or tell those there are what a new version was trained on. */
+  /** Make the fields, or update them with the training ranges of a new version. */
   describe(features) {
     for (const feature of features) {
       const field = this.fields.get(feature.name);
@@ -42,7 +42,7 @@ export class Form {
     this.blame({});
   }
 
-  /** Return what is in the fields: numbers, and what is no number as it was typed; an empty field is left out. */
+  /** Return the values of the fields: numbers, or the text that was typed if it is no number; without empty fields. */
   read() {
     const values = {};
     for (const [name, field] of this.fields) {
@@ -52,7 +52,7 @@ export class Form {
     return values;
   }
 
-  /** Show messages at the fields, by name; the first of them has the focus if one of the fields has it. */
+  /** Show messages at the fields, by name. */
   blame(messages) {
     for (const [name, field] of this.fields) field.blame(messages[name]);
   }
@@ -103,7 +103,7 @@ class Field {
     this._follow();
   }
 
-  /** Return the number: as exact as it was set, unless somebody has typed another. */
+  /** Return the number with all digits that were set, unless somebody has typed another one. */
   read() {
     const text = this.number.value.trim();
     if (text === this.shown) return this.exact;
@@ -139,7 +139,7 @@ class Field {
     this.slider.style.setProperty("--share", `${100 * this._shareOf(value)}%`);
   }
 
-  // The marks of the scale lie at equal distances on the slider, so that all of it is of use.
+  // The marks of the scale have equal distances on the slider, so that every part of it is useful.
   _valueAt(share) {
     const { scale } = this.feature;
     const at = share * (scale.length - 1);

@@ -1,28 +1,28 @@
-// What happens when somebody clicks: the parts of the page and how they speak to each other.
+// What happens on a click: the parts of the page and how they work together.
 
 import { showAnswer, showComparable, showDistribution, showInvitation, showRefusal } from "./answer.js";
 import { Problem, ask, askBytes } from "./api.js";
-import { CITIES } from "./cities.js";
 import { watchFiles } from "./files.js";
 import { Form } from "./form.js";
 import { MapPanel } from "./map.js";
 import { drawLens } from "./picture.js";
 import { Places } from "./places.js";
 import { watchSystem } from "./system.js";
-import { announce, byId, dollars, element } from "./text.js";
+import { amount, announce, byId, count, element, writeAs } from "./text.js";
 
-const CITY_ZOOM = 7;
-const SUGGESTED = ["San Francisco", "Los Angeles", "Fresno", "Bishop"];
+const LANDMARK_ZOOM = 7;
+const SUGGESTED = 4;
+let table = null; // the words and numbers of the table
 let places = null;
-let chosen = null; // the block group whose numbers are in the form, until somebody changes them
+let chosen = null; // the place whose numbers are in the form, until somebody changes them
 let drawAround = () => {};
-let question = null; // aborts the one before, so that the last click wins
-let askAgain = null; // what the service could not be asked
+let question = null; // aborts the previous one, so that the last click wins
+let askAgain = null; // repeats a question that the service could not answer
 
 const form = new Form(byId("form"), byId("fields"), () => predict());
 const map = new MapPanel(byId("map"), byId("readout"), (north, east) => visit(north, east));
 
-/** Fill the form with the block group nearest to a point, and predict. */
+/** Fill the form with the place nearest to a point, and predict. */
 function visit(latitude, longitude) {
   return tryTo(async (signal) => {
     const place = await ask(`places/nearest?latitude=${latitude}&longitude=${longitude}`, { signal });
@@ -37,7 +37,7 @@ function predict() {
   return tryTo(answer);
 }
 
-/** Ask something; where the service is to blame that there is no answer, it is asked again later. */
+/** Ask something; if the service fails, it is asked again later. */
 async function tryTo(work) {
   question?.abort();
   question = new AbortController();
@@ -57,18 +57,19 @@ async function answer(signal) {
   const actual = untouched ? chosen.actual_value : undefined;
   const prediction = await ask("predict", { body: values, signal });
   form.blame({});
-  showAnswer(prediction, actual, (name) => form.title(name));
+  showAnswer(prediction, actual, table, (name) => form.title(name));
   announce(
-    `${dollars(prediction.predicted_median_house_value)}, between ${dollars(prediction.interval.low)} and ` +
-      `${dollars(prediction.interval.high)}. ${prediction.warnings.length ? `${prediction.warnings.length} warnings.` : ""}`,
+    `${amount(prediction[table.answer])}, between ${amount(prediction.interval.low)} and ` +
+      `${amount(prediction.interval.high)}. ${prediction.warnings.length ? `${prediction.warnings.length} warnings.` : ""}`,
   );
   showAround(values, await ask("places/comparable", { body: values, signal }));
 }
 
 function showAround(values, comparable) {
-  const point = { north: values.Latitude, east: values.Longitude };
-  const others = comparable.map(({ features }) => ({ north: features.Latitude, east: features.Longitude }));
-  showComparable(comparable, (place) => {
+  const pointOf = (features) => ({ north: features[table.place.latitude], east: features[table.place.longitude] });
+  const point = pointOf(values);
+  const others = comparable.map(({ features }) => pointOf(features));
+  showComparable(comparable, table.comparable, (place) => {
     form.fill(place.features);
     chosen = place;
     predict();
@@ -82,7 +83,7 @@ function showAround(values, comparable) {
   drawAround();
 }
 
-/** Show why there is no answer, at the field that is to blame; return whether none is. */
+/** Show why there is no answer, at the field with the problem; return whether no field has one. */
 function refuse(problem) {
   if (!(problem instanceof Problem)) throw problem;
   const [name] = Object.keys(problem.fields);
@@ -91,17 +92,12 @@ function refuse(problem) {
   return !name;
 }
 
-/** Get what the page is made of; again when another version serves, for what it was trained on. */
+/** Load the table and the map; again for another version, which may have been trained on other data. */
 async function load() {
   try {
-    const [features, bytes] = await Promise.all([ask("features"), places ? null : askBytes("places")]);
-    form.describe(features);
-    if (bytes) {
-      places = new Places(bytes);
-      map.show(places);
-      showDistribution(places.shades, places.valueStep);
-      drawAround();
-    }
+    const [described, bytes] = await Promise.all([ask("table"), places ? null : askBytes("places")]);
+    form.describe(described.features);
+    if (bytes) begin(described, bytes);
     showInvitation();
     askAgain?.();
   } catch (problem) {
@@ -109,25 +105,38 @@ async function load() {
   }
 }
 
-function listCities() {
-  const suggested = CITIES.filter(([name]) => SUGGESTED.includes(name));
+function begin(described, bytes) {
+  table = described;
+  writeAs(table.display);
+  const landmarks = Object.entries(table.landmarks).map(([name, [north, east, zoom]]) => ({ name, north, east, zoom }));
+  places = new Places(bytes, landmarks);
+  map.show(places);
+  byId("map").setAttribute("aria-label", `Map of ${count(places.count)} ${table.rows}, coloured by ${table.target}`);
+  byId("lowest").textContent = amount(0);
+  byId("highest").textContent = amount(places.highest * places.valueStep);
+  const heads = table.comparable.map(({ title }) => element("th", { scope: "col", textContent: title }));
+  byId("comparable-heads").append(...heads);
+  showDistribution(places);
+  listLandmarks(landmarks);
+  drawAround();
+}
+
+function listLandmarks(landmarks) {
   byId("suggestions").append(
-    ...suggested.map(([name, north, east]) => {
+    ...landmarks.slice(0, SUGGESTED).map(({ name, north, east }) => {
       const button = element("button", { type: "button", textContent: name });
       button.addEventListener("click", () => visit(north, east));
       return button;
     }),
   );
-  const select = byId("city");
-  const sorted = CITIES.map(([name, north, east]) => ({ name, north, east })).sort((a, b) =>
-    a.name < b.name ? -1 : 1,
-  );
+  const select = byId("landmark");
+  const sorted = landmarks.toSorted((a, b) => (a.name < b.name ? -1 : 1));
   select.append(...sorted.map(({ name }, i) => element("option", { textContent: name, value: i })));
   select.addEventListener("change", () => {
-    const city = sorted[select.value];
-    if (!city) return;
-    if (places) map.goTo(city.north, city.east, CITY_ZOOM);
-    visit(city.north, city.east);
+    const landmark = sorted[select.value];
+    if (!landmark) return;
+    map.goTo(landmark.north, landmark.east, LANDMARK_ZOOM);
+    visit(landmark.north, landmark.east);
   });
 }
 
@@ -137,7 +146,6 @@ byId("zoom-all").addEventListener("click", () => places && map.zoomOut());
 new ResizeObserver(() => drawAround()).observe(byId("lens"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAround());
 
-listCities();
 watchFiles();
 watchSystem(load);
 load();

@@ -1,9 +1,7 @@
 // The map that is clicked: zoomed, dragged, and walked with the keyboard.
 
-import { CITIES } from "./cities.js";
 import { Picture, View, colours, cross, pin, ring } from "./picture.js";
-import { EASTWARD, nearCity } from "./places.js";
-import { announce, dollars, place } from "./text.js";
+import { amount, announce, place } from "./text.js";
 
 const MAX_ZOOM = 40;
 
@@ -36,7 +34,7 @@ export class MapPanel {
 
   /** Show a point in the middle, that many times as large as the whole. */
   goTo(north, east, zoom) {
-    this._show(new View(north, east, this._whole().scale * zoom));
+    this._show(this._view(north, east, this._whole().scale * zoom));
   }
 
   zoomBy(factor, x = this.picture.width / 2, y = this.picture.height / 2) {
@@ -45,7 +43,9 @@ export class MapPanel {
     const scale = Math.min(MAX_ZOOM * whole.scale, Math.max(whole.scale, this.view.scale * factor));
     // What lies under the pointer stays there.
     const { width, height } = this.picture;
-    this._show(new View(north + (y - height / 2) / scale, east - (x - width / 2) / scale / EASTWARD, scale));
+    this._show(
+      this._view(north + (y - height / 2) / scale, east - (x - width / 2) / scale / this.places.eastward, scale),
+    );
   }
 
   zoomOut() {
@@ -62,24 +62,28 @@ export class MapPanel {
   _whole() {
     if (!this.all) {
       const { width, height } = this.picture;
-      const [south, north] = [32.4, 42.1];
-      const [west, east] = [-124.6, -114.1];
-      const scale = Math.min(width / ((east - west) * EASTWARD), height / (north - south));
-      this.all = new View((north + south) / 2, (east + west) / 2, scale);
+      const { south, top, west, right, eastward } = this.places;
+      this.reach = [(top - south) / 2 || 0.5, (right - west) / 2 || 0.5];
+      const scale = Math.min(width / (2.1 * this.reach[1] * eastward), height / (2.1 * this.reach[0]));
+      this.all = this._view((top + south) / 2, (right + west) / 2, scale);
     }
     return this.all;
   }
 
+  _view(north, east, scale) {
+    return new View(north, east, scale, this.places.eastward);
+  }
+
   _show(view) {
     const whole = this._whole();
-    const margin = 1 - whole.scale / view.scale; // the centre moves as far as the whole is larger than the window
+    const margin = 1 - whole.scale / view.scale; // the centre can move as far as the whole is larger than the window
     const clamp = (value, centre, reach) => Math.min(centre + reach, Math.max(centre - reach, value));
     if (view !== whole) {
-      view.north = clamp(view.north, whole.north, 5 * margin);
-      view.east = clamp(view.east, whole.east, 5.3 * margin);
+      view.north = clamp(view.north, whole.north, 1.05 * this.reach[0] * margin);
+      view.east = clamp(view.east, whole.east, 1.05 * this.reach[1] * margin);
     }
     this.view = view.scale <= whole.scale ? whole : view;
-    // A finger scrolls the page over the whole map, and moves the map when there is more than is seen.
+    // Over the whole map a finger scrolls the page; over a part of it, the map.
     this.picture.canvas.style.touchAction = this.view === whole ? "pan-y" : "none";
     this.colours = colours(this.places.highest);
     this.picture.drawDots(this.places, this.view, this.colours);
@@ -110,7 +114,7 @@ export class MapPanel {
     context.lineJoin = "round";
     context.textBaseline = "middle";
     const taken = [];
-    for (const [name, north, east, from] of CITIES) {
+    for (const { name, north, east, zoom: from } of this.places.landmarks) {
       if (zoom < from) continue;
       const x = this.view.x(east, this.picture.width);
       const y = this.view.y(north, this.picture.height);
@@ -133,7 +137,7 @@ export class MapPanel {
     const { width, height } = this.picture;
     return {
       north: this.view.north - (y - height / 2) / this.view.scale,
-      east: this.view.east + (x - width / 2) / this.view.scale / EASTWARD,
+      east: this.view.east + (x - width / 2) / this.view.scale / this.places.eastward,
     };
   }
 
@@ -145,9 +149,9 @@ export class MapPanel {
   }
 
   _tell(i) {
-    const value = dollars(this.places.shades[i] * this.places.valueStep);
     const [north, east] = [this.places.north[i], this.places.east[i]];
-    this.readout.textContent = `${place(north, east)}${nearCity(north, east)}: about ${value} in the census`;
+    const where = `${place(north, east)}${this.places.nearLandmark(north, east)}`;
+    this.readout.textContent = `${where}: about ${amount(this.places.value(i))} in the data`;
   }
 
   _listen(canvas) {
@@ -175,7 +179,8 @@ export class MapPanel {
         apart = now;
       } else if (this.view !== this._whole()) {
         const north = this.view.north + (y - before[1]) / this.view.scale;
-        this._show(new View(north, this.view.east - (x - before[0]) / this.view.scale / EASTWARD, this.view.scale));
+        const east = this.view.east - (x - before[0]) / this.view.scale / this.places.eastward;
+        this._show(this._view(north, east, this.view.scale));
       }
     });
     canvas.addEventListener("pointerup", (event) => {
@@ -218,11 +223,11 @@ export class MapPanel {
     const cursor = this.cursor ?? { ...(this.chosen ?? this.view) };
     if (steps[event.key]) {
       const [up, right] = steps[event.key];
-      this.cursor = { north: cursor.north + up, east: cursor.east + right / EASTWARD };
+      this.cursor = { north: cursor.north + up, east: cursor.east + right / this.places.eastward };
       const { width, height } = this.picture;
       const [x, y] = [this.view.x(this.cursor.east, width), this.view.y(this.cursor.north, height)];
       if (x < 0 || y < 0 || x > width || y > height) {
-        this._show(new View(this.cursor.north, this.cursor.east, this.view.scale));
+        this._show(this._view(this.cursor.north, this.cursor.east, this.view.scale));
       }
       this._tell(this.places.nearest(this.cursor.north, this.cursor.east));
       clearTimeout(this.telling);

@@ -1,15 +1,15 @@
 // How places are drawn: dots in the colours of their values, marks above them, and the close-up of comparable places.
 
-import { EASTWARD, KILOMETRES } from "./places.js";
+import { KILOMETRES } from "./places.js";
 
 /** A window on the places: its centre, and how many pixels a degree of latitude has. */
 export class View {
-  constructor(north, east, scale) {
-    Object.assign(this, { north, east, scale });
+  constructor(north, east, scale, eastward) {
+    Object.assign(this, { north, east, scale, eastward }); // eastward: a degree of longitude in degrees of latitude
   }
 
   x(east, width) {
-    return width / 2 + (east - this.east) * EASTWARD * this.scale;
+    return width / 2 + (east - this.east) * this.eastward * this.scale;
   }
 
   y(north, height) {
@@ -74,10 +74,11 @@ export function drawLens(canvas, places, chosen, others) {
   const reach = Math.max(
     0.02,
     ...others.map(({ north, east }) =>
-      Math.max(Math.abs(north - chosen.north), Math.abs(east - chosen.east) * EASTWARD),
+      Math.max(Math.abs(north - chosen.north), Math.abs(east - chosen.east) * places.eastward),
     ),
   );
-  const view = new View(chosen.north, chosen.east, Math.min(picture.width, picture.height) / (2.6 * reach));
+  const scale = Math.min(picture.width, picture.height) / (2.6 * reach);
+  const view = new View(chosen.north, chosen.east, scale, places.eastward);
   picture.drawDots(places, view, colours(places.highest));
   const context = picture.begin();
   const style = getComputedStyle(canvas);
@@ -89,7 +90,7 @@ export function drawLens(canvas, places, chosen, others) {
   const taken = [pinned, [pinned[0], pinned[1] - 14]];
   others.forEach(({ north, east }, i) => {
     let [x, y] = [view.x(east, picture.width), view.y(north, picture.height)];
-    // Several block groups often share the rounded coordinates of the census.
+    // Several places often have the same rounded coordinates.
     const aside = x < picture.width / 2 ? 17 : -17;
     while (taken.some(([otherX, otherY]) => Math.hypot(otherX - x, otherY - y) < 17)) x += aside;
     taken.push([x, y]);

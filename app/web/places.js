@@ -1,13 +1,10 @@
-// All block groups as the page has them: where they are, and what the census found.
+// All places of the data as the page has them: where they are, and their values.
 
-import { CITIES } from "./cities.js";
-
-export const EASTWARD = Math.cos((37.25 * Math.PI) / 180); // a degree of longitude in degrees of latitude, mid-California
 export const KILOMETRES = 111.2; // in a degree of latitude
 
-/** All places as typed arrays: degrees north and east, and values in the model's unit. */
+/** Typed arrays of all places, and landmarks as `{name, north, east, zoom}`. */
 export class Places {
-  constructor(buffer) {
+  constructor(buffer, landmarks) {
     const header = new DataView(buffer);
     this.count = header.getUint32(0, true);
     const [south, west, step, valueStep] = [8, 12, 16, 20].map((offset) => header.getFloat32(offset, true));
@@ -16,6 +13,11 @@ export class Places {
     this.north = Float32Array.from(steps.subarray(0, this.count), (number) => south + number * step);
     this.east = Float32Array.from(steps.subarray(this.count), (number) => west + number * step);
     this.valueStep = valueStep;
+    const range = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+    [this.south, this.top] = range(this.north);
+    [this.west, this.right] = range(this.east);
+    this.eastward = Math.cos((((this.south + this.top) / 2) * Math.PI) / 180); // of a degree of latitude
+    this.landmarks = landmarks;
     this.highest = this.shades.reduce((highest, shade) => Math.max(highest, shade), 1);
   }
 
@@ -25,20 +27,23 @@ export class Places {
     let least = Infinity;
     for (let i = 0; i < this.count; i++) {
       const up = this.north[i] - north;
-      const right = (this.east[i] - east) * EASTWARD;
+      const right = (this.east[i] - east) * this.eastward;
       const distance = up * up + right * right;
       if (distance < least) [best, least] = [i, distance];
     }
     return best;
   }
-}
 
-/** Return ", Oakland" where a place is close to a city that has a name here. */
-export function nearCity(north, east) {
-  const close = CITIES.map(([name, lat, lon]) => [
-    Math.hypot(lat - north, (lon - east) * EASTWARD) * KILOMETRES,
-    name,
-  ]);
-  const [kilometres, name] = close.reduce((best, other) => (other[0] < best[0] ? other : best));
-  return kilometres < 8 ? `, ${name}` : "";
+  /** Return ", Oakland" for a point close to that landmark, otherwise nothing. */
+  nearLandmark(north, east) {
+    const near = this.landmarks.find(
+      (mark) => Math.hypot(mark.north - north, (mark.east - east) * this.eastward) * KILOMETRES < 8,
+    );
+    return near ? `, ${near.name}` : "";
+  }
+
+  /** Return a value of the target for a place. */
+  value(i) {
+    return this.shades[i] * this.valueStep;
+  }
 }

@@ -1,12 +1,14 @@
-// The system: asked every few seconds while somebody looks, shown in words, and never by colour alone.
+// The state of the system: asked every few seconds while the page is visible, shown in words and not only in colour.
 
 import { ask } from "./api.js";
-import { ago, announce, byId, count, dollars, element, setText } from "./text.js";
+import { ago, amount, announce, byId, count, element, setText } from "./text.js";
 
 const EVERY = 3000; // milliseconds
 const PATIENCE = 6000;
+const STALE = 20_000; // the watchdog looks every two seconds, and waits three for an answer
+const TITLES = { api: "Prediction service", mlflow: "MLflow", prometheus: "Prometheus", grafana: "Grafana" };
 const WORDS = { up: "up", down: "down", starting: "starting", missing: "not installed", unknown: "not known" };
-const TRIGGERS = { start: "the first training", user: "asked for by hand", drift: "begun by the drift monitor" };
+const TRIGGERS = { start: "first training", user: "started by hand", drift: "started by the drift monitor" };
 const DRIFT = { drift: "bad", "no drift": "good", "check failed": "bad" };
 
 let before = null; // the overview shown now
@@ -33,6 +35,7 @@ function show(overview, onChange) {
   byId("outage").hidden = true;
   byId("system").classList.remove("stale");
   setText("asked", `as of ${new Date(overview.now).toLocaleTimeString()}`);
+  overview.services = servicesOf(overview);
   showServices(overview);
   showModel(overview);
   showLive(overview);
@@ -59,7 +62,7 @@ function showSilence() {
   setPulse("down", "The service does not answer");
 }
 
-function showServices({ services, model, model_state: state }) {
+function showServices({ model, ready, services }) {
   for (const service of services) {
     const item = byId(`service-${service.name}`) ?? newService(service);
     const said = item.dataset.state;
@@ -69,14 +72,26 @@ function showServices({ services, model, model_state: state }) {
     if (service.state === "missing") item.querySelector("a").removeAttribute("href");
     else item.querySelector("a").href = addressOf(service);
   }
-  const ill = services.filter(({ state }) => state === "down").map(({ title }) => title);
-  const waiting = services.filter(({ state }) => state === "starting").map(({ title }) => title);
-  if (ill.length) setPulse("down", `${ill.join(" and ")} ${ill.length > 1 ? "are" : "is"} down`);
+  const titles = (wanted) => services.filter(({ state }) => state === wanted).map(({ title }) => title);
+  const [down, starting] = [titles("down"), titles("starting")];
+  if (down.length) setPulse("down", `${list(down)} ${down.length > 1 ? "are" : "is"} down`);
   else if (!model) setPulse("starting", "No model yet");
-  else if (waiting.length)
-    setPulse("starting", `${waiting.join(" and ")} ${waiting.length > 1 ? "start" : "starts"}`);
+  else if (starting.length) setPulse("starting", `${list(starting)} ${starting.length > 1 ? "start" : "starts"}`);
   else setPulse("up", `Version ${model.version} serves`);
-  setText("model-state", model ? "" : sentence(state));
+  setText("model-state", model ? "" : sentence(ready.detail));
+}
+
+/** Return the services in the order of their titles: this one, which answers, and the others as the watchdog saw them. */
+function servicesOf({ health, now }) {
+  const silent = health.checked_at ? new Date(now) - new Date(health.checked_at) : 0;
+  const detail = silent > STALE && `the watchdog last checked ${Math.round(silent / 1000)} s ago`;
+  const seen = { ...health.services, api: { state: "up", detail: "answers" } };
+  return Object.entries(TITLES)
+    .filter(([name]) => seen[name])
+    .map(([name, title]) => {
+      const unknown = detail && name !== "api" && seen[name].state !== "missing";
+      return { ...seen[name], name, title, ...(unknown && { state: "unknown", detail }) };
+    });
 }
 
 function newService(service) {
@@ -95,7 +110,7 @@ function setState(item, state, detail) {
   const note = item.querySelector(".note");
   if (note.dataset.detail === detail) return;
   note.dataset.detail = detail;
-  // What stands between backticks is a command.
+  // Text between backticks is a command.
   note.replaceChildren(
     ...detail.split("`").map((part, i) => (i % 2 ? element("code", { textContent: part }) : part)),
   );
@@ -106,24 +121,27 @@ function setPulse(state, text) {
   setText("pulse", text);
 }
 
-/** Return where a service is for this browser: under the name that the page has, or at its own address. */
-function addressOf({ name, port, url }) {
+/** Return the address of a service for this browser. A host without a dot is on the machine that this page is from. */
+function addressOf({ name, address }) {
   if (name === "api") return "docs";
-  return url ?? `${location.protocol}//${location.hostname}:${port}/`;
+  const url = new URL(address);
+  if (!url.hostname.includes(".") || url.hostname === "127.0.0.1") url.hostname = location.hostname;
+  return url.href;
 }
 
 function showModel({ model, services, now }) {
   byId("model").hidden = !model;
   if (!model) return;
-  const mlflow = addressOf(services.find(({ name }) => name === "mlflow")).replace(/\/$/, "");
-  const registered = model.source !== "dummy";
+  const server = services.find(({ name }) => name === "mlflow");
+  const mlflow = server && addressOf(server).replace(/\/$/, "");
+  const registered = mlflow && model.source !== "dummy";
   const versions = `${mlflow}/#/models/${encodeURIComponent(model.name)}/versions`;
   link("model-version", `${model.name} ${model.version}`, registered && `${versions}/${model.version}`);
   setText("model-age", model.registered_at ? ago(model.registered_at, now) : "no");
   setText("model-family", model.family);
-  const { test_rmse: rmse } = model;
-  setText("model-error", rmse === null ? "not measured" : `${dollars(rmse)} (RMSE ${rmse.toFixed(3)} on test rows)`);
-  setText("model-coverage", `holds ${Math.round(100 * model.coverage)} % of true values`);
+  const { test_rmse: rmse } = model.scores;
+  setText("model-error", rmse === undefined ? "not measured" : `${amount(rmse)} (RMSE ${rmse.toFixed(3)} on test rows)`);
+  setText("model-coverage", `contains ${Math.round(100 * model.interval_coverage)} % of true values`);
   setText("model-engine", `${model.engine}, from the ${model.source}`);
   link("model-run", `run ${model.run_id.slice(0, 8)}`, registered && `${mlflow}/#/runs/${model.run_id}`);
   digest("model-data", model.data_md5, "MD5");
@@ -144,16 +162,16 @@ function digest(id, value, kind) {
   byId(id).replaceChildren(...(value ? [code, ` ${kind}`] : [shown]));
 }
 
-function showLive({ live, model, prediction_log: log, now }) {
+function showLive({ live, model, ready, now }) {
   const minutes = live.per_minute;
   const hour = minutes.reduce((sum, number) => sum + number, 0);
   setText("per-minute", count(minutes.at(-1)));
   setText("per-hour", `${count(hour)} predictions`);
-  const promised = model?.test_rmse ? `, ${model.test_rmse.toFixed(3)} in the test` : "";
+  const promised = model?.scores.test_rmse ? `, ${model.scores.test_rmse.toFixed(3)} on test rows` : "";
   const error =
-    live.rmse === null ? "no labels yet" : `RMSE ${live.rmse.toFixed(3)} of ${count(live.labels)} labels${promised}`;
+    live.rmse === null ? "no labels yet" : `RMSE ${live.rmse.toFixed(3)} from ${count(live.labels)} labels${promised}`;
   setText("live-error", error);
-  setText("log", log);
+  setText("log", ready.prediction_log);
   setText("up-since", `${new Date(live.started_at).toLocaleString()} (${ago(live.started_at, now)})`);
   const highest = Math.max(...minutes, 1);
   const bars = minutes.map((number, i) => {
@@ -167,20 +185,23 @@ function showLive({ live, model, prediction_log: log, now }) {
 
 function showDrift({ drift, now }) {
   const pill = byId("drift-status");
-  setText(pill, drift?.retraining ? "retraining now" : (drift?.status ?? "not looked at yet"));
-  pill.dataset.state = drift?.retraining ? "busy" : (DRIFT[drift?.status] ?? "unknown");
-  setText("drift-age", drift?.checked_at ? ago(drift.checked_at, now) : "");
+  const monitor = drift?.monitor;
+  const checked = monitor?.looked_at ?? drift?.checked_at;
+  setText(pill, monitor?.retraining ? "retraining now" : (drift?.status ?? "not checked yet"));
+  pill.dataset.state = monitor?.retraining ? "busy" : (DRIFT[drift?.status] ?? "unknown");
+  setText("drift-age", checked ? ago(checked, now) : "");
   setText("drift-summary", drift ? aboutDrift(drift) : "The monitor makes its first check within a minute.");
   byId("drift-link").hidden = !drift;
   byId("drift-report").setAttribute("href", drift ? "drift?format=html" : "#system");
 }
 
-/** Return what moved and what follows; the report itself goes into every figure. */
-function aboutDrift({ status, columns, summary, says, waits_for: waits, retraining }) {
-  if (status !== "drift") return sentence(says || summary);
+/** Return what moved and what follows; the report has the figures. */
+function aboutDrift({ status, columns, summary, monitor }) {
+  if (status !== "drift") return sentence(monitor?.says || summary);
   const what = columns.length ? `in ${list(columns.map((name) => name.toLowerCase()))}` : "as a whole";
-  const moved = `The newest houses differ from those in training ${what}.`;
-  return waits.length && !retraining ? `${moved} Before a retraining: ${list(waits)}.` : moved;
+  const moved = `Recent requests differ from the training data ${what}.`;
+  const waits = monitor?.waits_for ?? [];
+  return waits.length && !monitor.retraining ? `${moved} Before a retraining: ${list(waits)}.` : moved;
 }
 
 function showRetrainings({ retrainings, now }) {

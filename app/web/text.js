@@ -1,16 +1,27 @@
 // How numbers and times are written, and small helpers for elements.
 
-const DOLLARS = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumFractionDigits: 0 });
-const COUNT = new Intl.NumberFormat("en-US");
-const UNIT = 100_000; // dollars in the model's unit
+const NUMBER = new Intl.NumberFormat("en-US", { maximumFractionDigits: 2 });
+const COMPACT = new Intl.NumberFormat("en-US", { notation: "compact" });
+let display = { factor: 1, round_to: 0.01, prefix: "", suffix: "" };
 
-/** A value in the model's unit as dollars, to the nearest hundred: "$452,600". */
-export function dollars(value) {
-  return DOLLARS.format(Math.round((value * UNIT) / 100) * 100);
+/** Set how values of the target are written: the table's `display`. */
+export function writeAs(given) {
+  display = given;
+}
+
+/** A value of the target as a person reads it: "$452,600". */
+export function amount(value) {
+  const { factor, round_to: step, prefix, suffix } = display;
+  return `${prefix}${NUMBER.format(Math.round((value * factor) / step) * step)}${suffix}`;
+}
+
+/** The same in short, for an axis: "$400K". */
+export function tick(value) {
+  return `${display.prefix}${COMPACT.format(value * display.factor)}${display.suffix}`;
 }
 
 export function count(number) {
-  return COUNT.format(number);
+  return NUMBER.format(number);
 }
 
 /** A number with as many digits as a person wants to see: 0.0123, 6.984, 35682. */

@@ -10,7 +10,6 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from grafana_foundation_sdk.builders import bargauge, common, heatmap, prometheus, stat, statetimeline, timeseries
 from grafana_foundation_sdk.builders import dashboard as builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -19,11 +18,12 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from tableloop.table import TARGET
+from tableloop.table import load_table
 
 DIRECTORY = Path(__file__).with_suffix("")
 SOURCE = shape.DataSourceRef(type_val="prometheus", uid="prometheus")
-POLICY = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["drift"]
+TABLE = load_table(Path(__file__).parents[2] / "data")
+BUCKETS = f"{TABLE.metric}_bucket"
 TAG = "tableloop"
 QUESTIONS = 'job="api",handler=~"/predict.*|/feedback.*"'
 GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "#8e8e8e"
@@ -172,7 +172,7 @@ def _model() -> list[AnyPanel]:
         _version().span(6).height(4),
         _stat(
             "Error promised",
-            f"RMSE of the serving version on the test rows at registration, in {TARGET.unit}",
+            f"RMSE of the serving version on the test rows at registration, in {TABLE.target.unit}",
             [_query("model_test_rmse", "version {{model_version}}")],
         )
         .decimals(3)
@@ -227,10 +227,10 @@ def _model() -> list[AnyPanel]:
         _predicted_values().span(12).height(8),
         _series(
             "Quantiles of the predictions",
-            f"Of the last quarter of an hour, in {TARGET.unit}, interpolated in the buckets of the histogram",
+            f"Of the last quarter of an hour, in {TABLE.target.unit}, interpolated in the buckets of the histogram",
             [
-                _query(f'model:predicted_house_value:quantile15m{{quantile="{quantile}"}}', title, letter)
-                for quantile, title, letter in (("0.1", "10 %", "A"), ("0.5", "median", "B"), ("0.9", "90 %", "C"))
+                _query(f"histogram_quantile({quantile}, sum by (le) (rate({BUCKETS}[15m])))", title, letter)
+                for quantile, title, letter in ((0.1, "10 %", "A"), (0.5, "median", "B"), (0.9, "90 %", "C"))
             ],
         )
         .decimals(2)
@@ -251,29 +251,27 @@ def _drift() -> list[AnyPanel]:
         .height(4),
         _stat(
             "Predictions looked at",
-            f"The newest ones; with fewer than {POLICY['least_rows']} nothing is said",
+            "The newest ones; with fewer than least_rows of params.yaml nothing is said",
             [_query("drift_window_rows", "predictions")],
         )
         .decimals(0)
         .no_value("not looked yet")
-        .thresholds(_steps(ORANGE, (POLICY["least_rows"], GREEN)))
-        .color_mode(shape.BigValueColorMode.VALUE)
         .span(4)
         .height(4),
         _stat(
             "Windows in a row",
-            f"That wanted a retraining, for drift or for the live error; {POLICY['sustained']} are needed",
+            "That wanted a retraining, for drift or for the live error; how many are needed is shown below",
             [_query("drift_windows_in_a_row", "windows")],
         )
         .decimals(0)
         .no_value("not looked yet")
-        .thresholds(_steps(GREEN, (1, ORANGE), (POLICY["sustained"], RED)))
+        .thresholds(_steps(GREEN, (1, ORANGE)))
         .color_mode(shape.BigValueColorMode.VALUE)
         .span(4)
         .height(4),
         _stat(
             "Labels to learn from",
-            f"True values that no training has used yet; a retraining needs {POLICY['new_labels']}",
+            "True values that no training has used yet; a retraining needs new_labels of params.yaml",
             [_query("labels_unused", "labels")],
         )
         .decimals(0)
@@ -516,7 +514,7 @@ def _live_error_now() -> stat.Panel:
     return (
         _stat(
             "Live error now",
-            f"RMSE of the serving version on its newest labelled predictions, in {TARGET.unit}",
+            f"RMSE of the serving version on its newest labelled predictions, in {TABLE.target.unit}",
             [_query("live_rmse and on (model_version) model_interval_coverage", "version {{model_version}}")],
         )
         .decimals(3)
@@ -579,8 +577,8 @@ def _status() -> timeseries.Panel:
 def _predicted_values() -> heatmap.Panel:
     return _heat(
         "Predicted values",
-        f"How many predictions fell where, in {TARGET.unit}",
-        "predicted_house_value_bucket",
+        f"How many predictions fell where, in {TABLE.target.unit}",
+        BUCKETS,
     ).y_axis(_axis("none"))
 
 
@@ -588,7 +586,7 @@ def _live_error() -> timeseries.Panel:
     return (
         _series(
             "Live error",
-            f"Of the newest labelled predictions of each version, in {TARGET.unit}; dashed: what was promised",
+            f"Of the newest labelled predictions of each version, in {TABLE.target.unit}; dashed: what was promised",
             [
                 _query("live_rmse", "RMSE, version {{model_version}}"),
                 _query("live_mae", "mean absolute error, version {{model_version}}", "B"),
@@ -606,7 +604,7 @@ def _drift_per_feature() -> timeseries.Panel:
         _series(
             "Drift by feature",
             "Population stability index of the newest predictions against the training rows; above the dashed line "
-            f"it counts. Nothing is said of fewer than {POLICY['least_rows']} predictions",
+            "it counts. With too few predictions nothing is said",
             [_query("feature_drift_psi", "{{feature}}"), _limit("psi")],
         )
         .min(0)
@@ -685,8 +683,8 @@ def _query(expr: str, legend: str, letter: str = "A") -> Query:
 
 
 def _limit(measure: str, legend: str = "limit") -> Query:
-    """Return the drift monitor's limit; before its first look the one of params.yaml."""
-    return _query(f'max(drift_threshold{{measure="{measure}"}}) or vector({POLICY[measure]})', legend, "B")
+    """Return the drift monitor's limit, which comes from params.yaml."""
+    return _query(f'max(drift_threshold{{measure="{measure}"}})', legend, "B")
 
 
 def _stat(title: str, description: str, queries: Sequence[Query]) -> stat.Panel:

@@ -5,6 +5,13 @@
 
 from __future__ import annotations
 
+# The same classes under the names that they had up to commit 6471210; only a version's own code still has them.
+FORMER_NAMES: tuple[str, ...] = (
+    "pipeline.conformal.ConformalRegressor",
+    "pipeline.features.RatioFeatures",
+    "pipeline.spatial.OffsetRegressor",
+    "pipeline.spatial.SpatialFeatures",
+)
 TRUSTED_TYPES: tuple[str, ...] = (
     "tableloop.model.conformal.ConformalRegressor",
     "tableloop.model.row_features.RowFeatures",

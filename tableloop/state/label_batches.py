@@ -1,7 +1,7 @@
 """Labelled predictions as training data: immutable Parquet batches, one a retraining.
 
-The batches are the truth about what was taken from the prediction log. A label that is in one is never taken again,
-whatever the log says, so a process that is killed between writing a batch and marking its rows neither loses nor
+The batches are the truth about what was taken from the store. A label that is in one is never taken again, whatever
+the store says, so a process that is killed between writing a batch and marking its rows neither loses nor
 doubles any: the next one finds them in the batch, and marks them then.
 """
 
@@ -10,20 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sqlite3
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+if TYPE_CHECKING:  # the stages read batches and have no time for SQLAlchemy
+    from tableloop.state.database import Store
 from tableloop.table import FEATURE_NAMES, TARGET
 
 FEEDBACK = Path("data/feedback")
 COLUMNS = (*FEATURE_NAMES, TARGET.name, "predicted_at", "received_at", "prediction_id")
 
 
-def take_batch(database: Path, directory: Path) -> Path | None:
+def take_batch(store: Store, directory: Path) -> Path | None:
     """Write the labelled rows that no batch holds to a new batch, mark them as used, and return it.
 
     Returns
@@ -33,15 +34,15 @@ def take_batch(database: Path, directory: Path) -> Path | None:
 
     Raises
     ------
-    sqlite3.Error, OSError
-        When the log cannot be read or marked, or the batch cannot be written.
+    StoreError, OSError
+        When the store cannot be read or written, or the batch cannot be written.
     """
-    labelled = _read_labelled(database)
+    labelled = _read_labelled(store)
     new = labelled[~labelled["prediction_id"].isin(_taken(directory))]
     batch = _write(new, directory) if len(new) else None
     if len(labelled):
         # Those that an earlier, killed retraining wrote and did not mark are among them.
-        _mark(database, _taken(directory))
+        store.mark_labels(_taken(directory))
     return batch
 
 
@@ -68,36 +69,10 @@ def batches_md5(batches: list[Path]) -> str:
     return _md5(json.dumps(listed, sort_keys=True).encode())
 
 
-def _read_labelled(database: Path) -> pd.DataFrame:
-    """Return every labelled row of the prediction log, the oldest prediction first."""
-    if not database.exists():
-        return _empty()
-    features = ", ".join(f"predictions.{name}" for name in FEATURE_NAMES)
-    query = f"""
-        SELECT {features}, feedback.actual_value AS {TARGET.name}, predictions.requested_at AS predicted_at,
-            feedback.received_at AS received_at, feedback.prediction_id AS prediction_id
-        FROM feedback JOIN predictions USING (prediction_id)
-        ORDER BY predictions.requested_at, predictions.id"""  # noqa: S608 - constants
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-        if not _has_feedback(connection):
-            return _empty()
-        rows = pd.read_sql_query(query, connection)
-    return rows[list(COLUMNS)]
-
-
-def _mark(database: Path, taken: dict[str, str]) -> None:
-    """Note in the log which batch holds each label, where that is not noted yet."""
-    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
-        unmarked = [row[0] for row in connection.execute("SELECT prediction_id FROM feedback WHERE batch IS NULL")]
-        connection.executemany(
-            "UPDATE feedback SET batch = ? WHERE prediction_id = ?",
-            [(taken[prediction], prediction) for prediction in unmarked if prediction in taken],
-        )
-
-
-def _has_feedback(connection: sqlite3.Connection) -> bool:
-    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'feedback'")
-    return found.fetchone() is not None
+def _read_labelled(store: Store) -> pd.DataFrame:
+    """Return every labelled row of the store, the oldest prediction first."""
+    rows = store.labelled_rows(TARGET.name)
+    return pd.DataFrame(rows, columns=list(COLUMNS)) if rows else _empty()
 
 
 def _taken(directory: Path) -> dict[str, str]:

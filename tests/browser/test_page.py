@@ -65,16 +65,16 @@ def test_a_comparable_place_can_be_visited(page: FrontPage) -> None:
 
 
 def test_all_of_it_works_without_a_mouse(page: FrontPage) -> None:
-    page("#city").focus()
+    page("#landmark").focus()
     page.page.keyboard.press("Tab")
     expect(page("#map")).to_be_focused()
     for key in ("ArrowUp", "ArrowLeft", "Shift+ArrowDown", "+", "-"):
         page.page.keyboard.press(key)
-    expect(page("#readout")).to_contain_text("in the census")
+    expect(page("#readout")).to_contain_text("in the data")
     page.page.keyboard.press("Enter")
     expect(page("#price")).to_have_text(re.compile(r"^\$"))
     before = page("#price").inner_text()
-    page("#city").select_option(label="Palo Alto")
+    page("#landmark").select_option(label="Palo Alto")
     expect(page("#price")).not_to_have_text(before)
     expect(page("#field-Latitude")).to_have_value("37.44")
 
@@ -180,7 +180,7 @@ def test_a_silent_service_is_said_so_and_comes_back(open_page: OpenPage) -> None
     expect(page("#refusal")).to_have_text("The service does not answer.")
     page.page.context.set_offline(False)
     expect(page("#outage")).to_be_hidden()
-    expect(page("#truth")).to_contain_text("in the census")  # of the place that was clicked meanwhile
+    expect(page("#truth")).to_contain_text("in the data")  # of the place that was clicked meanwhile
     expect(page("#refusal")).to_be_hidden()
 
 

@@ -20,8 +20,9 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from app.prediction_writer import PredictionLog
-from pipeline.retrain import lock
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, make_reference
+from tableloop.state.layout import Layout
+from tableloop.state.locks import retraining_lock
 from tableloop.table import FEATURE_NAMES, TARGET
 from tests.integration.conftest import ROOT, wait_until
 
@@ -146,7 +147,7 @@ def test_a_check_by_hand_tells_by_its_exit_code(
 
 
 def test_lasting_drift_starts_one_retraining_and_then_it_pauses(world: World) -> None:
-    with lock(world.state):  # somebody else retrains
+    with retraining_lock(Layout(world.state)):  # somebody else retrains
         world.start()
         world.drift_lasts()
         wait_until(lambda: "tries again later" in (world.state / "console").read_text(), 60, "the refusal")

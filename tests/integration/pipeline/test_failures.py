@@ -9,8 +9,9 @@ import time
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
 
-from pipeline.retrain import lock
 from pipeline.stage_runner import raw_data
+from tableloop.state.layout import Layout
+from tableloop.state.locks import retraining_lock
 from tableloop.table import load_table
 from tests.integration.pipeline.conftest import Project, wait_for_line
 
@@ -50,7 +51,7 @@ def test_a_stopped_retraining_ends_at_once_and_leaves_no_process(untrained: Proj
     assert process.returncode == 128 + signal.SIGTERM, output
     _, alive = psutil.wait_procs(children, timeout=3)
     assert not alive
-    with lock(untrained.state):
+    with retraining_lock(Layout(untrained.state)):
         pass
 
 

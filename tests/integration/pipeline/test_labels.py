@@ -14,7 +14,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from mlflow import MlflowClient
 
-from app.prediction_writer import _SCHEMA
+from tableloop.state import prediction_rows
+from tableloop.state.database import Store
 from tableloop.state.label_batches import read_batches
 from tableloop.table import FEATURE_NAMES, TARGET
 from tests.integration.pipeline.conftest import Project, wait_for_line
@@ -31,27 +32,20 @@ def serving(trained: Project, tmp_path: Path) -> Project:
 
 def label(project: Project, values: pd.DataFrame, start: int) -> None:
     """Store rows as predictions with labels, one a second from ``start``."""
-    names = (
-        "prediction_id",
-        "request_id",
-        "requested_at",
-        "model_version",
-        *FEATURE_NAMES,
-        "prediction",
-        "low",
-        "high",
-    )
-    with closing(sqlite3.connect(project.state / "predictions.db")) as connection, connection:
-        connection.executescript(_SCHEMA)
-        for number, row in enumerate(values[[*FEATURE_NAMES, TARGET.name]].to_numpy().tolist(), start):
-            connection.execute(
-                f"INSERT INTO predictions ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
-                (f"p{number:06d}", "r", float(number), "1", *row[:-1], 2.0, 1.0, 3.0),
-            )
-            connection.execute(
-                "INSERT INTO feedback (prediction_id, actual_value, received_at) VALUES (?, ?, ?)",
-                (f"p{number:06d}", row[-1], float(number + 10)),
-            )
+    with closing(Store(project.state / "predictions.db", FEATURE_NAMES).connect()) as connection:
+        rows = values[[*FEATURE_NAMES, TARGET.name]].to_numpy().tolist()
+        made = [
+            prediction_rows.row(f"p{n:06d}", "r", float(n), "1", features, 2.0, 1.0, 3.0)
+            for n, (*features, _) in enumerate(rows, start)
+        ]
+        prediction_rows.insert(connection, made, FEATURE_NAMES)
+        prediction_rows.insert_labels(
+            connection, [(name, value) for (name, *_), (*_, value) in zip(made, rows, strict=True)]
+        )
+        connection.execute(
+            "UPDATE feedback SET received_at = requested_at + 10 FROM predictions"
+            " WHERE predictions.prediction_id = feedback.prediction_id"
+        )
 
 
 def held_back(project: Project) -> pd.DataFrame:

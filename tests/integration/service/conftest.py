@@ -8,10 +8,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from mlflow.models import infer_signature
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from appliance.prepare import prepare_database
+from pipeline.build_version import build_version
+from tableloop.drift.statistics import make_reference
 from tableloop.model.conformal import ConformalRegressor
-from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
 
 ROOT = Path(__file__).parents[3]
@@ -81,6 +85,9 @@ class Service:
     prefix: tuple[str, ...] = ()
 
     def start(self, ready: bool = True) -> Service:
+        data = self.state_dir.parent / "data"  # the table; a directory without the .env of a developer
+        if not data.exists():
+            data.symlink_to(ROOT / "data")
         self.console = (self.state_dir.parent / f"{self.state_dir.name}.console").open("ab")
         self.process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "app.main"],
@@ -201,28 +208,53 @@ class Registry:
         X, y = training_rows()
         model = ConformalRegressor(make_pipeline(StandardScaler(), LinearRegression()), list(FEATURE_NAMES))
         model.fit(X[:15_000], y[:15_000] + offset).calibrate(X[15_000:], y[15_000:] + offset)
-        frame = pd.DataFrame(X, columns=list(FEATURE_NAMES))
-        with mlflow.start_run(), warnings.catch_warnings():
+        own = {
+            "family": "linear",
+            "scores": {"custom_rmse": 0.73, "test_rmse": 0.73},
+            "data_md5": "0" * 32,
+            "code_digest": "1" * 64,
+        }
+        return self.publish_model(model, X[:15_000], X[15_000:16_000], own)
+
+    def publish_model(
+        self,
+        model: ConformalRegressor,
+        fitted: npt.NDArray[np.float64],
+        test: npt.NDArray[np.float64],
+        metadata: dict[str, Any],
+    ) -> str:
+        """Register a fitted model with all files of a version; return its number."""
+        client = self.client
+        frame, rows = (pd.DataFrame(values, columns=list(FEATURE_NAMES)) for values in (fitted, test))
+        ranges = {name: [float(frame[name].min()), float(frame[name].max())] for name in frame}
+        run_id = client.create_run("0").info.run_id
+        logged = client.create_logged_model("0", "model", source_run_id=run_id)
+        described = Model(
+            artifact_path=logged.artifact_location,
+            run_id=run_id,
+            metadata={"training_range": ranges, "interval_coverage": 0.9} | metadata,
+            model_uuid=logged.model_id,
+            model_id=logged.model_id,
+        )
+        with tempfile.TemporaryDirectory() as parent, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's own, about pandas and about its type hints
-            mlflow.sklearn.log_model(
+            directory = Path(parent) / "version"
+            build_version(
+                directory,
                 model,
-                name="model",
-                registered_model_name=NAME,
-                signature=infer_signature(frame[:5], model.predict(frame[:5])),
-                input_example=frame[:5],
-                skops_trusted_types=list(TRUSTED_TYPES),
-                pip_requirements=["scikit-learn"],
-                code_paths=[str(ROOT / "tableloop")],
-                metadata={
-                    "family": "linear",
-                    "training_range": {name: [float(frame[name].min()), float(frame[name].max())] for name in frame},
-                    "scores": {"custom_rmse": 0.73, "test_rmse": 0.73},
-                    "interval_coverage": 0.9,
-                    "data_md5": "0" * 32,
-                    "code_digest": "1" * 64,
-                },
+                described,
+                example=frame.head(5),
+                requirements=["scikit-learn"],
+                reference=make_reference(fitted[:1000], model.predict(fitted[:1000]), 0.5, columns=model.columns),
+                test=rows,
+                made_by={},
             )
-        return str(max(int(version.version) for version in self.client.search_model_versions(f"name='{NAME}'")))
+            client.log_model_artifacts(logged.model_id, str(directory))
+        client.finalize_logged_model(logged.model_id, "READY")
+        with suppress(MlflowException):  # it is there from the second time on
+            client.create_registered_model(NAME)
+        version = client.create_model_version(NAME, f"models:/{logged.model_id}", run_id, model_id=logged.model_id)
+        return str(version.version)
 
     def promote(self, version: str) -> None:
         self.client.set_registered_model_alias(NAME, ALIAS, version)

@@ -98,7 +98,7 @@ def test_an_answer_that_fails_in_the_middle_is_seen_to_be_cut_off(start_service:
         (service.state_dir / "predictions.db").mkdir()  # no file can be made there any more
         with pytest.raises(http.client.IncompleteRead):
             answer.read()
-    wait_for("the line about it", lambda: "is cut off after" in service.output())
+    wait_for("the line about it", lambda: "is incomplete: it ends after" in service.output())
     assert service.get("/health").status_code == 200
 
 

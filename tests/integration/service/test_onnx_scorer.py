@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import warnings
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import numpy as np
-import pandas as pd
 import psutil  # type: ignore[import-untyped]
 import pytest
-from mlflow.models import infer_signature
 
 from pipeline.stage_runner import load_params
 from pipeline.train import new_model
-from tableloop.model.onnx_export import write_scorer
-from tableloop.model.onnx_scorer import DIRECTORY, TREES
-from tableloop.model.trusted_types import TRUSTED_TYPES
+from tableloop.model import manifest
+from tableloop.model.onnx_scorer import TREES
 from tableloop.table import FEATURE_NAMES, load_table
+from tableloop.version_files import SCORER
 from tests.integration.service.conftest import (
     NAME,
     POLL_SECONDS,
@@ -29,11 +27,12 @@ from tests.integration.service.conftest import (
     StartService,
     free_port,
     training_rows,
+    wait_for,
 )
 
 
 @pytest.fixture(scope="module")
-def published(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
+def published(registry: Registry) -> str:
     """Return a version of the shipped spatial model with its scorer, as `register` stores it; it is promoted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
@@ -41,28 +40,8 @@ def published(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> s
     X, y = training_rows()
     model = new_model("spatial", params, load_table())
     model.fit(X[:12_000], y[:12_000]).calibrate(X[12_000:16_000], y[12_000:16_000])
-    frame = pd.DataFrame(X[:12_000], columns=list(FEATURE_NAMES))
-    files = tmp_path_factory.mktemp("scorer")
-    write_scorer(model, X[16_000:16_050], files / DIRECTORY)
-    with mlflow.start_run(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own, about pandas and about its type hints
-        info = mlflow.sklearn.log_model(
-            model,
-            name="model",
-            registered_model_name=NAME,
-            signature=infer_signature(frame[:5], model.predict(frame[:5])),
-            input_example=frame[:5],
-            skops_trusted_types=list(TRUSTED_TYPES),
-            pip_requirements=["scikit-learn"],
-            metadata={
-                "family": "spatial",
-                "training_range": {name: [float(frame[name].min()), float(frame[name].max())] for name in frame},
-                "interval_coverage": 0.9,
-                "limits": {"far_km": 5.0},
-            },
-        )
-    registry.client.log_model_artifacts(info.model_id, str(files))
-    version = str(info.registered_model_version)
+    metadata = {"family": "spatial", "limits": {"far_km": 5.0}}
+    version = registry.publish_model(model, X[:12_000], X[16_000:17_000], metadata)
     registry.promote(version)
     return version
 
@@ -107,17 +86,18 @@ def test_a_place_far_from_all_training_places_is_warned_of(service: Service) -> 
     assert desert[0].startswith("nearest_training_km 1")
 
 
-@pytest.mark.parametrize("damage", ["cut off", "missing"])
-def test_a_broken_scorer_leaves_the_work_to_scikit_learn_with_a_warning(
+@pytest.mark.parametrize("damage", ["another format", "missing"])
+def test_without_a_scorer_that_this_code_reads_the_versions_own_code_answers(
     service: Service, start_service: StartService, tmp_path: Path, damage: str
 ) -> None:
     state_dir = tmp_path / "state"
     shutil.copytree(service.state_dir / "champion", state_dir / "champion")
-    (trees,) = state_dir.glob(f"champion/*/{DIRECTORY}/{TREES}")
+    (trees,) = state_dir.glob(f"champion/*/{SCORER}/{TREES}")
     if damage == "missing":
         trees.unlink()
     else:
         trees.write_bytes(trees.read_bytes()[:-1000])
+    manifest.write(trees.parents[1], {})
     second = start_service(state_dir, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     assert second.get("/model").json()["engine"] == "scikit-learn"
     assert second.output().count("scikit-learn serves") == 1
@@ -125,3 +105,25 @@ def test_a_broken_scorer_leaves_the_work_to_scikit_learn_with_a_warning(
     assert ours == pytest.approx(theirs, abs=1e-6)
     far = second.predict(Latitude=36.9, Longitude=-115.2).json()["warnings"]
     assert far == service.predict(Latitude=36.9, Longitude=-115.2).json()["warnings"]
+
+    # scikit-learn is in the process beside, which is started again when it dies and ends with the service
+    loaded = {Path(file.path).name for file in psutil.Process(second.process.pid).memory_maps()}
+    assert not any("sklearn" in name or name.startswith("_hist_gradient") for name in loaded)
+    (beside,) = psutil.Process(second.process.pid).children()
+    beside.kill()
+    assert second.predict().status_code == 200
+    (beside,) = psutil.Process(second.process.pid).children()
+    second.process.send_signal(signal.SIGKILL)
+    wait_for("the end of the process beside", lambda: not psutil.pid_exists(beside.pid))
+
+
+def test_files_that_are_not_those_of_the_manifest_do_not_serve(
+    service: Service, start_service: StartService, tmp_path: Path
+) -> None:
+    state_dir = tmp_path / "state"
+    shutil.copytree(service.state_dir / "champion", state_dir / "champion")
+    (trees,) = state_dir.glob(f"champion/*/{SCORER}/{TREES}")
+    trees.write_bytes(trees.read_bytes()[:-1000])
+    second = start_service(state_dir, ready=False, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
+    wait_for("the refusal", lambda: f"{SCORER}/{TREES} was changed" in second.output())
+    assert second.predict().status_code == 503

@@ -28,7 +28,7 @@ from tests.integration.service.conftest import (
 )
 
 EXAMPLES_PER_OPERATION = 15
-IMPOSSIBLE = EXAMPLE | {"Latitude": 91}
+IMPOSSIBLE = EXAMPLE | {"MedInc": 1001}
 Spec = dict[str, Any]
 
 

@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from tableloop.settings import Settings
-from tableloop.table import FEATURES
+from tableloop.table import load_table
 
-EXAMPLE: dict[str, float] = {column.name: column.example for column in FEATURES}
+EXAMPLE = load_table().example
 
 
 @pytest.fixture

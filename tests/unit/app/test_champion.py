@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from app.champion import FORGOTTEN_SECONDS, ChampionKeeper, Model, Version, dummy_champion, tried
 from tableloop.model.intervals import Answers
+from tableloop.state.database import Store, StoreError
 from tableloop.table import FEATURE_NAMES, FEATURES
 
 EXAMPLE = tuple(column.example for column in FEATURES)
@@ -71,6 +73,10 @@ def test_the_distance_that_is_far_comes_with_the_model() -> None:
     assert not tried(unknown, VERSION, "registry").warnings((0.5,) * 8, 10_000.0)
 
 
+def unnoted(_version: Version, _event: str, _detail: str) -> None:
+    """Note nothing."""
+
+
 class SlowRegistry:
     """Has one version, which is a file; a download goes on until all who share the barrier are at it."""
 
@@ -95,7 +101,7 @@ def test_processes_that_share_a_directory_do_not_disturb_each_other(tmp_path: Pa
     os.utime(forgotten, (0, FORGOTTEN_SECONDS))
     (tmp_path / "v2").mkdir()
     together = threading.Barrier(3)
-    keepers = [ChampionKeeper(SlowRegistry(together), tmp_path, 5, "Model@Alias") for _ in range(3)]
+    keepers = [ChampionKeeper(SlowRegistry(together), tmp_path, 5, "Model@Alias", unnoted) for _ in range(3)]
     threads = [threading.Thread(target=keeper.poll) for keeper in keepers]
     for thread in threads:
         thread.start()
@@ -105,3 +111,49 @@ def test_processes_that_share_a_directory_do_not_disturb_each_other(tmp_path: Pa
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["current.json", "v3"]
     assert json.loads((tmp_path / "current.json").read_text())["directory"] == "v3"
     assert (tmp_path / "v3" / "model").exists()
+
+
+class ChangingRegistry:
+    """Names the version that the test wants; one called "broken" does not load."""
+
+    wanted = "1"
+
+    def find(self) -> Version:
+        return Version(self.wanted, f"run {self.wanted}", None)
+
+    def download(self, version: str, directory: Path) -> None:
+        (directory / "model").write_text(version)
+
+    def load(self, directory: Path) -> Model:
+        if (directory / "model").read_text() == "broken":
+            raise ValueError("it is broken")
+        return model([1, 2], [0, 1], [2, 3])
+
+
+def test_the_store_knows_what_serves_and_what_was_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "predictions.db", FEATURE_NAMES)
+
+    def record(version: Version, event: str, detail: str) -> None:
+        store.record_serving("Model", version.version, version.run_id, event, detail)
+
+    registry = ChangingRegistry()
+    keeper = ChampionKeeper(registry, tmp_path / "champion", 0.001, "Model@Alias", record)
+    keeper.poll()
+    registry.wanted = "broken"
+    for _ in range(3):
+        keeper.poll()
+        time.sleep(0.01)
+    told = [(event.version, event.event, event.detail) for event in store.serving_history("Model", 10)]
+    assert told == [("broken", "refused", "it is broken"), ("1", "serves", "")]
+    champion = store.serving_champion("Model")
+    assert champion is not None
+    assert (champion.version, champion.run_id) == ("1", "run 1")
+
+
+def test_a_store_that_cannot_be_written_stops_nobody_from_serving(tmp_path: Path) -> None:
+    def record(_version: Version, _event: str, _detail: str) -> None:
+        raise StoreError("disk full")
+
+    keeper = ChampionKeeper(ChangingRegistry(), tmp_path, 5, "Model@Alias", record)
+    keeper.poll()
+    assert keeper.current is not None

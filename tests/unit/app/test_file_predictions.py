@@ -137,7 +137,7 @@ def test_a_failing_model_cuts_the_answer_off_and_what_was_answered_is_logged(set
     table = frame(5000)
     table.loc[4096, "MedInc"] = 999
     with TestClient(app) as client:
-        app.state.predictor.keeper.current = sick
+        app.state.parts.predictor.keeper.current = sick
         answer = client.post("/predict/batch", content=content(table, CSV), headers={"Content-Type": CSV})
     result = table_of(answer.content, CSV)
     assert len(result) == 4096

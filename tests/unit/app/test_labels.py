@@ -14,8 +14,9 @@ from fastapi.testclient import TestClient
 
 from app import prediction_writer
 from app.main import create_app
-from app.prediction_writer import COLUMNS, PredictionLog
+from app.prediction_writer import PredictionLog
 from tableloop.settings import Settings
+from tableloop.state import prediction_rows
 from tests.unit.app.conftest import EXAMPLE
 
 
@@ -134,11 +135,14 @@ def test_a_log_that_cannot_be_written_is_503(settings: Settings, monkeypatch: py
 
 
 def test_old_predictions_go_and_labelled_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction_writer, "PRUNED_AT_ONCE", 7)
+    monkeypatch.setattr(prediction_rows, "PRUNED_AT_ONCE", 7)
     monkeypatch.setattr(prediction_writer, "PRUNE_PAUSE_SECONDS", 0.001)
     now = time.time()
-    numbers = [0.5] * (len(COLUMNS) - 4)
-    rows = [(f"id-{n}", "request", now - (100 - n) * 86_400, "1", *numbers) for n in range(100)]
+    features = [0.5] * len(EXAMPLE)
+    rows = [
+        prediction_rows.row(f"id-{n}", "request", now - (100 - n) * 86_400, "1", features, 2.0, 1.0, 3.0)
+        for n in range(100)
+    ]
 
     async def fill(log: PredictionLog) -> None:
         await log.write(rows)

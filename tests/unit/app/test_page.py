@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from prometheus_client import CollectorRegistry, Histogram
 
-from app import overview, page_data
-from app.overview import Rates
-from app.page_data import DATA, MAP_HEADER, NoPlacesError, read_places
-from app.schemas import HouseFeatures
+from app import page_data
+from app.main import create_app
+from app.page_data import MAP_HEADER, NoPlacesError, read_places
+from app.rates import Rates
 from tableloop.settings import Settings
-from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
+from tableloop.table import DATA, load_table
 from tests.unit.app.conftest import EXAMPLE
 
 WEB = Path(page_data.__file__).parent / "web"
+TABLE = load_table()
+RAW_DATA = DATA / TABLE.path
 
 
 def rows() -> list[dict[str, float]]:
-    with DATA.open() as file:
+    with RAW_DATA.open() as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
@@ -32,6 +33,8 @@ def test_the_page_and_all_it_loads_are_small_and_its_own(client: TestClient) -> 
     page = client.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "style=" not in page.text  # which that policy forbids
+    assert f"<title>{TABLE.title}</title>" in page.text
+    assert "$" not in page.text
     total = len(page.content) + len(client.get("/places").content)
     for file in WEB.iterdir():
         answer = client.get(f"/web/{file.name}")
@@ -60,7 +63,7 @@ def test_the_map_holds_every_place(client: TestClient) -> None:
     east = [row["Longitude"] for row in expected]
     np.testing.assert_allclose(south + step * steps[:count], north, atol=1e-4)
     np.testing.assert_allclose(west + step * steps[count:], east, atol=1e-4)
-    worth = [row[TARGET.name] for row in expected]
+    worth = [row[TABLE.target_name] for row in expected]
     np.testing.assert_allclose(value_step * values, worth, atol=value_step / 2 + 1e-4)
 
 
@@ -80,8 +83,8 @@ def test_the_nearest_place_has_the_features_of_the_data(client: TestClient) -> N
     north, east = row["Latitude"] + 0.001, row["Longitude"] - 0.001
     answer = client.get("/places/nearest", params={"latitude": north, "longitude": east}).json()
     first = next(one for one in rows() if (one["Latitude"], one["Longitude"]) == (row["Latitude"], row["Longitude"]))
-    assert answer["features"] == {name: first[name] for name in FEATURE_NAMES}
-    assert answer["actual_value"] == first[TARGET.name]
+    assert answer["features"] == {name: first[name] for name in TABLE.feature_names}
+    assert answer["actual_value"] == first[TABLE.target_name]
     assert 0.1 < answer["kilometres"] < 0.2
 
 
@@ -106,9 +109,13 @@ def test_comparable_places_are_near_alike_and_others(client: TestClient) -> None
 
 
 def test_features_are_those_of_the_schema_with_a_scale_of_the_data(client: TestClient) -> None:
-    scales = client.get("/features").json()
-    assert [scale["name"] for scale in scales] == list(FEATURE_NAMES)
-    for scale, column in zip(scales, FEATURES, strict=True):
+    table = client.get("/table").json()
+    assert table["answer"] == TABLE.answer
+    assert table["landmarks"]["Los Angeles"] == [34.05, -118.24, 1]
+    assert table["comparable"][0] == {"column": "MedInc", "title": "Income", "per": 10, "as": "display"}
+    scales = table["features"]
+    assert [scale["name"] for scale in scales] == list(TABLE.feature_names)
+    for scale, column in zip(scales, TABLE.features, strict=True):
         assert (scale["title"], scale["unit"], scale["maximum"]) == (column.title, column.unit, column.maximum)
         assert scale["scale"] == sorted(scale["scale"])
     values = [row["HouseAge"] for row in rows()]
@@ -121,14 +128,14 @@ def test_features_are_those_of_the_schema_with_a_scale_of_the_data(client: TestC
 def test_the_example_file_can_be_predicted(client: TestClient) -> None:
     example = client.get("/places/example.csv")
     assert example.headers["content-type"].startswith("text/csv")
-    assert example.text.splitlines()[0] == ",".join(FEATURE_NAMES)
+    assert example.text.splitlines()[0] == ",".join(TABLE.feature_names)
     scored = client.post("/predict/batch", content=example.content, headers={"Content-Type": "text/csv"})
     assert scored.status_code == 200
     assert len(scored.text.splitlines()) == 1 + page_data.EXAMPLE_ROWS
 
 
 def test_a_file_that_is_no_such_table_is_named(tmp_path: Path) -> None:
-    for text in ("", "MedInc,HouseAge\n1,2\n", ",".join([*FEATURE_NAMES, TARGET.name]) + "\n1,2,x\n"):
+    for text in ("", "MedInc,HouseAge\n1,2\n", ",".join([*TABLE.feature_names, TABLE.target_name]) + "\n1,2,x\n"):
         file = tmp_path / "data.csv"
         file.write_text(text)
         with pytest.raises(NoPlacesError, match=re.escape(str(file))):
@@ -148,92 +155,47 @@ def test_without_the_data_the_map_says_so_and_predictions_go_on(
 
 
 def test_one_row_of_all_alike_places_is_no_division_by_zero() -> None:
-    row = [EXAMPLE[name] for name in FEATURE_NAMES]
-    same = page_data.Places(np.array([row] * 3), np.array([1.0, 2.0, 3.0]))
-    other = HouseFeatures(**(EXAMPLE | {"HouseAge": 5.0}))
-    assert [place.actual_value for place in same.comparable(other)] == [1.0, 2.0, 3.0]
+    row = [EXAMPLE[name] for name in TABLE.feature_names]
+    place = [np.array([EXAMPLE[name]] * 3) for name in ("Latitude", "Longitude")]
+    same = page_data.Places(np.array([row] * 3), np.array([1.0, 2.0, 3.0]), *place)
+    assert [place.actual_value for place in same.comparable(EXAMPLE | {"HouseAge": 5.0})] == [1.0, 2.0, 3.0]
 
 
 # -- overview ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def health(settings: Settings) -> Path:
+def test_the_overview_has_the_answers_of_other_calls(client: TestClient, settings: Settings) -> None:
     file = settings.state_dir / "run" / "health.json"
     file.parent.mkdir()
-    return file
-
-
-def write_health(file: Path, checked_at: str, **states: str) -> None:
-    services = {name: {"state": state, "detail": f"{name} says"} for name, state in states.items()}
-    file.write_text(json.dumps({"checked_at": checked_at, "services": services}))
-
-
-def states_of(client: TestClient) -> dict[str, tuple[str, str]]:
-    return {found["name"]: (found["state"], found["detail"]) for found in client.get("/overview").json()["services"]}
-
-
-def test_the_overview_passes_on_what_the_watchdog_saw(client: TestClient, health: Path) -> None:
-    write_health(health, client.get("/overview").json()["now"], mlflow="down", prometheus="up", grafana="missing")
-    states = states_of(client)
-    assert states["api"] == ("up", "answers")
-    assert states["mlflow"] == ("down", "mlflow says")
-    assert states["grafana"] == ("missing", "grafana says")
-
-
-def test_an_old_report_is_not_the_present(client: TestClient, health: Path) -> None:
-    write_health(health, "2026-01-01T00:00:00+00:00", mlflow="up", grafana="missing")
-    states = states_of(client)
-    assert states["mlflow"][0] == "unknown"
-    assert "the watchdog last looked" in states["mlflow"][1]
-    assert states["grafana"][0] == "missing"
-    health.unlink()
-    assert states_of(client)["mlflow"] == ("unknown", "nobody watches it here")
-
-
-@pytest.mark.parametrize(
-    ("uri", "address"),
-    [
-        ("http://127.0.0.1:5002", (5002, None)),
-        ("http://mlflow:5005", (5005, None)),
-        ("https://mlflow.example.org", (None, "https://mlflow.example.org")),
-    ],
-)
-def test_a_link_leads_to_where_a_browser_finds_the_service(
-    tmp_path: Path, uri: str, address: tuple[int | None, str | None]
-) -> None:
-    settings = Settings(state_dir=tmp_path, mlflow_tracking_uri=uri, api_port=8001)
-    services = {service.name: service for service in overview._services(settings, {}, 0.0)}
-    assert (services["mlflow"].port, services["mlflow"].url) == address
-    assert services["api"].port == 8001
-
-
-def test_the_overview_tells_model_drift_and_retrainings(client: TestClient, settings: Settings) -> None:
+    services = {"mlflow": {"state": "down", "detail": "no answer", "address": "http://localhost:5002"}}
+    file.write_text(json.dumps({"checked_at": "2026-01-01T00:00:00+00:00", "services": services}))
     shown = client.get("/overview").json()
-    assert shown["model"]["version"] == "dummy"
-    assert (shown["drift"], shown["retrainings"], shown["prediction_log"]) == (None, [], "on")
+    for call in ("health", "ready", "model"):
+        assert shown[call] == client.get(f"/{call}").json(), call
+    assert shown["health"]["services"] == services
+    assert shown["drift"] is None
+
+
+def test_the_overview_without_a_model_is_an_answer(settings: Settings) -> None:
+    app = create_app(settings)
+    with TestClient(app) as client:
+        app.state.parts.predictor.keeper.current = None
+        shown = client.get("/overview")
+    assert shown.status_code == 200
+    assert (shown.json()["model"], shown.json()["ready"]["status"]) == (None, "not ready")
+
+
+def test_the_overview_tells_drift_and_retrainings(client: TestClient, settings: Settings) -> None:
     (settings.state_dir / "drift").mkdir()
     columns = [{"title": "House age", "drifted": True}, {"title": "Rooms", "drifted": False}]
-    report = {
-        "status": "drift",
-        "summary": "older",
-        "columns": columns,
-        "monitor": {"says": "waits", "waits_for": ["200 more labels"], "retraining": True},
-    }
+    monitor = {"says": "waits", "waits_for": ["200 more labels"], "retraining": True}
+    report = {"status": "drift", "summary": "older", "columns": columns, "monitor": monitor}
     (settings.state_dir / "drift" / "report.json").write_text(json.dumps(report))
     history = [{"outcome": "promoted", "version": str(number)} for number in range(1, 8)]
     lines = "".join(f"{json.dumps(entry)}\n" for entry in history)
     (settings.state_dir / "retrains.jsonl").write_text(lines + "{half a li\n")
     shown = client.get("/overview").json()
-    assert shown["drift"] == {
-        "status": "drift",
-        "summary": "older",
-        "checked_at": None,
-        "says": "waits",
-        "columns": ["House age"],
-        "waits_for": ["200 more labels"],
-        "retraining": True,
-    }
+    assert shown["drift"] == report | {"checked_at": None, "columns": ["House age"]}
     assert [entry["version"] for entry in shown["retrainings"]] == ["7", "6", "5", "4", "3"]
 
 
@@ -248,9 +210,6 @@ def test_the_overview_counts_predictions_and_the_live_error(client: TestClient) 
 
 
 def test_rates_are_of_each_minute() -> None:
-    histogram = Histogram("predicted_house_value", "of a test", registry=CollectorRegistry())
-    rates = Rates(histogram)
-    rates._samples.extend([(1_000.0, 0.0), (1_030.0, 5.0), (1_090.0, 12.0)])
-    for _ in range(20):
-        histogram.observe(1.0)
+    rates = Rates(lambda: 20)
+    rates._samples.extend([(1_000.0, 0), (1_030.0, 5), (1_090.0, 12)])
     assert rates.per_minute(1_150.0)[-3:] == [5, 7, 8]

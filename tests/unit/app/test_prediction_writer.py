@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from app.prediction_writer import COLUMNS, PredictionLog, PredictionLogError, Row
+from app.prediction_writer import PredictionLog, PredictionLogError
+from tableloop.state import prediction_rows
+from tableloop.state.prediction_rows import Row
+from tests.unit.app.conftest import EXAMPLE
 
 
 def row(number: int) -> Row:
-    return (f"id-{number}", "request", 1.5, "7", *[float(number)] * (len(COLUMNS) - 4))
+    features = [float(number)] * len(EXAMPLE)
+    return prediction_rows.row(f"id-{number}", "request", 1.5, "7", features, 2.0, 1.0, 3.0)
 
 
 def ids(path: Path) -> list[str]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter
 
 from app.main import create_app
-from app.schemas import MAX_BATCH_ROWS, HouseFeatures
+from app.schemas import MAX_BATCH_ROWS, Features
 from tableloop.settings import Settings
-from tableloop.table import FEATURE_NAMES, FEATURES
+from tableloop.table import load_table
 from tests.unit.app.conftest import EXAMPLE
 
 JSON = {"content-type": "application/json"}
@@ -105,7 +106,7 @@ def test_json_that_cannot_be_read_is_refused_in_the_form_of_all_refusals(client:
     assert answer.status_code == 422
     (problem,) = answer.json()["detail"]
     assert problem["type"] == "json_invalid"
-    assert problem["msg"].startswith("the body is no JSON: ")
+    assert problem["msg"].startswith("the body is not JSON: ")
 
 
 def test_a_wrong_row_of_a_batch_is_named(client: TestClient, settings: Settings) -> None:
@@ -159,13 +160,15 @@ def test_without_a_log_predictions_are_answered_and_no_file_is_made(tmp_path: Pa
     assert not (tmp_path / "predictions.db").exists()
 
 
-def test_the_schema_of_requests_is_the_one_of_the_pipeline() -> None:
-    schema = HouseFeatures.model_json_schema()
-    assert tuple(schema["properties"]) == FEATURE_NAMES
-    assert tuple(schema["required"]) == FEATURE_NAMES
+def test_the_schema_of_requests_is_the_one_of_the_table() -> None:
+    table = load_table()
+    rows = TypeAdapter(Features)
+    schema = rows.json_schema()
+    assert schema["title"] == table.type == "HouseFeatures"
+    assert tuple(schema["properties"]) == tuple(schema["required"]) == table.feature_names
     assert schema["additionalProperties"] is False
-    for column in FEATURES:
+    for column in table.features:
         field = schema["properties"][column.name]
         assert (field["minimum"], field["maximum"]) == (column.minimum, column.maximum)
         assert column.unit in field["description"]
-    assert HouseFeatures(**schema["examples"][0]).row() == tuple(EXAMPLE.values())
+    assert rows.validate_python(schema["examples"][0]) == EXAMPLE

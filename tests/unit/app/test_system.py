@@ -93,7 +93,7 @@ def test_a_model_that_fails_is_a_500_with_the_request_id_and_one_traceback(setti
     messages: list[str] = []
     sink = logger.add(messages.append, format="{message}")
     with TestClient(app, raise_server_exceptions=False) as client:
-        app.state.predictor.keeper.current = failing(dummy_champion())
+        app.state.parts.predictor.keeper.current = failing(dummy_champion())
         answer = client.post("/predict", json=EXAMPLE, headers={"X-Request-ID": "crash-1"})
         batch = client.post("/predict/batch", json=[EXAMPLE])
     logger.remove(sink)

@@ -22,7 +22,8 @@ import pytest
 from appliance import prepare
 from appliance.backup import CHECKSUMS, MANIFEST, PRODUCT, in_use, write_backup
 from appliance.restore import ForeignError, restore
-from pipeline.retrain import BUSY, lock
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BUSY, retraining_lock
 
 SCHEMA = min(prepare.known_revisions())
 
@@ -332,7 +333,7 @@ def test_stdout_holds_the_archive_and_nothing_else(state: Path, tmp_path: Path) 
 
 
 def test_a_backup_waits_for_no_retraining_but_says_who_runs(state: Path, tmp_path: Path) -> None:
-    with lock(state):
+    with retraining_lock(Layout(state)):
         result = run_backup(state, str(tmp_path / "x.tar.gz"))
     assert result.returncode == BUSY
     assert result.stderr.startswith(f"no backup now: a retraining (process {os.getpid()} since ")

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.git_commit import source_commit
-from pipeline.retrain import BUSY, BusyError, Progress, lock
+from pipeline.retrain import failure_of
+from pipeline.stage_runner import RESULTS, StageResult, read_results
 from pipeline.workspace import prepare
 from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
+from tableloop.state.layout import Layout
+from tableloop.state.locks import BUSY, BusyError, retraining_lock, retraining_lock_holder
 
 ROOT = Path(__file__).parents[3]
 
@@ -87,12 +90,13 @@ def test_the_commit_travels_with_the_copy(root: Path, tmp_path: Path) -> None:
 
 def test_a_second_retraining_is_refused_with_who_holds_the_lock_and_since_when(tmp_path: Path) -> None:
     with (
-        lock(tmp_path),
+        retraining_lock(Layout(tmp_path)),
         pytest.raises(BusyError, match=rf"a retraining \(process {os.getpid()} since 20\d\d-") as caught,
-        lock(tmp_path),
+        retraining_lock(Layout(tmp_path)),
     ):
         pass
-    with lock(tmp_path):
+    with retraining_lock(Layout(tmp_path), "a backup"):
+        assert retraining_lock_holder(Layout(tmp_path)).startswith(f"a backup (process {os.getpid()} since 20")
         result = subprocess.run(
             [sys.executable, "-m", "pipeline.retrain"],
             env=os.environ | {"STATE_DIR": str(tmp_path), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
@@ -102,47 +106,48 @@ def test_a_second_retraining_is_refused_with_who_holds_the_lock_and_since_when(t
             check=False,
         )
     assert (result.returncode, result.stderr.count("\n")) == (BUSY, 1)
-    assert result.stderr.startswith(str(caught.value).partition(" since ")[0])
-    with lock(tmp_path):
-        pass  # free again
+    assert result.stderr.startswith(str(caught.value).partition(" since ")[0].replace("retraining", "backup"))
+    assert retraining_lock_holder(Layout(tmp_path)) == ""
 
 
-def read(*lines: str) -> Progress:
-    progress = Progress()
-    for line in lines:
-        progress.read(f"{line}\n")
-    return progress
-
-
-def test_the_reason_of_a_failure_is_the_stages_error_line() -> None:
-    progress = read(
-        "Running stage 'preprocess':",
-        "12:00:00 | INFO    | 20,640 rows",
-        "Running stage 'train':",
-        "12:00:01 | ERROR   | candidate linear: no",
-        "and more of it",
-        "ERROR: failed to reproduce 'train': failed to run: python -m pipeline.train, exited with 1",
+def run_stage(results: Path, work: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage named "train" of which ``work`` is the body."""
+    stage = results / "train.py"
+    stage.write_text(
+        "import os\nfrom pipeline.stage_runner import StageError, run_stage\n"
+        f"def work():\n    {work}\nrun_stage(work)\n"
     )
-    assert (progress.stage, progress.reason) == ("train", "candidate linear: no")
+    environment = os.environ | {RESULTS: str(results), "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, stage], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_reason_of_a_crash_before_the_log_is_its_exception() -> None:
-    progress = read(
-        "Running stage 'train':",
-        "Traceback (most recent call last):",
-        "ModuleNotFoundError: No module named 'x'",
-        "ERROR: failed to reproduce 'train': failed to run: python -m pipeline.train, exited with 1",
-    )
-    assert progress.reason == "ModuleNotFoundError: No module named 'x'"
+@pytest.mark.parametrize(
+    ("work", "failure"),
+    [
+        ("raise StageError('candidate linear: no')", "candidate linear: no"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("os.kill(os.getpid(), 9)", "it was killed, which the kernel does when memory is short"),
+    ],
+)
+def test_a_stage_that_fails_says_why_and_one_that_was_killed_is_known_by_its_silence(
+    tmp_path: Path, work: str, failure: str
+) -> None:
+    assert run_stage(tmp_path, work).returncode
+    assert failure_of(read_results(tmp_path)) == f"training failed in stage train: {failure}"
 
 
-def test_the_reason_of_a_killed_stage_is_its_exit_code() -> None:
-    progress = read(
-        "Running stage 'train':",
-        "12:00:01 | INFO    | linear",
-        "ERROR: failed to reproduce 'train': failed to run: python -m pipeline.train, exited with -9",
-    )
-    assert progress.reason == "python -m pipeline.train, exited with -9"
+def test_a_stage_that_ends_well_hands_on_its_seconds(tmp_path: Path) -> None:
+    assert run_stage(tmp_path, "pass").returncode == 0
+    (result,) = read_results(tmp_path).values()
+    assert result.seconds is not None
+    assert 0 <= result.seconds < 5
+    assert failure_of(read_results(tmp_path)) is None
+
+
+def test_the_failure_is_that_of_the_stage_that_failed() -> None:
+    results = {"preprocess": StageResult(1.0, 2.0), "train": StageResult(3.0, 4.0, "candidate linear: no")}
+    assert failure_of(results) == "training failed in stage train: candidate linear: no"
+    assert failure_of({}) is None
 
 
 @pytest.fixture

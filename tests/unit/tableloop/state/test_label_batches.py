@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -8,67 +7,40 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.prediction_writer import _SCHEMA
-from tableloop.state import label_batches
+from tableloop.state.database import Store
 from tableloop.state.label_batches import COLUMNS, batch_files, batches_md5, read_batches, take_batch
+from tableloop.state.prediction_rows import insert, insert_labels, row
 from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """Return an empty prediction log, as the service makes it."""
-    file = tmp_path / "predictions.db"
-    with closing(sqlite3.connect(file)) as connection:
-        connection.executescript(_SCHEMA)
-    return file
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "predictions.db")
 
 
-def label(database: Path, *numbers: int, predicted_at: float = 100.0) -> None:
+def label(store: Store, *numbers: int) -> None:
     """Store predictions and their labels."""
-    names = (
-        "prediction_id",
-        "request_id",
-        "requested_at",
-        "model_version",
-        *FEATURE_NAMES,
-        "prediction",
-        "low",
-        "high",
-    )
-    with closing(sqlite3.connect(database)) as connection, connection:
-        for number in numbers:
-            row = (
-                f"p{number}",
-                "r",
-                predicted_at + number,
-                "1",
-                *(c.example + number for c in FEATURES),
-                2.0,
-                1.0,
-                3.0,
-            )
-            connection.execute(
-                f"INSERT INTO predictions ({', '.join(names)}) VALUES ({', '.join('?' * len(row))})", row
-            )
-            connection.execute(
-                "INSERT INTO feedback (prediction_id, actual_value, received_at) VALUES (?, ?, ?)",
-                (f"p{number}", 2.0 + number, 1000.0 + number),
-            )
+    with closing(store.connect()) as connection:
+        for n in numbers:
+            features = [column.example + n for column in FEATURES]
+            insert(connection, [row(f"p{n}", "r", 100.0 + n, "1", features, 2.0, 1.0, 3.0)], FEATURE_NAMES)
+            insert_labels(connection, [(f"p{n}", 2.0 + n)])
+            connection.execute("UPDATE feedback SET received_at = ? WHERE prediction_id = ?", (1000.0 + n, f"p{n}"))
 
 
-def marks(database: Path) -> dict[str, str | None]:
-    with closing(sqlite3.connect(database)) as connection:
+def marks(store: Store) -> dict[str, str | None]:
+    with closing(store.connect()) as connection:
         return dict(connection.execute("SELECT prediction_id, batch FROM feedback"))
 
 
-def test_every_label_becomes_a_row_of_one_batch(database: Path, tmp_path: Path) -> None:
-    label(database, 1, 2)
-    first = take_batch(database, tmp_path / "batches")
+def test_every_label_becomes_a_row_of_one_batch(store: Store, tmp_path: Path) -> None:
+    label(store, 1, 2)
+    first = take_batch(store, tmp_path / "batches")
     assert first is not None
     assert first.name.endswith("Z-0001.parquet")
-    assert take_batch(database, tmp_path / "batches") is None
-    label(database, 3)
-    second = take_batch(database, tmp_path / "batches")
+    assert take_batch(store, tmp_path / "batches") is None
+    label(store, 3)
+    second = take_batch(store, tmp_path / "batches")
     assert second is not None
     rows = read_batches(tmp_path / "batches")
     assert list(rows) == [*COLUMNS, "batch"]
@@ -78,38 +50,38 @@ def test_every_label_becomes_a_row_of_one_batch(database: Path, tmp_path: Path) 
         ["p3", 2, 5.0, 103.0, 1003.0],
     ]
     assert rows[list(FEATURE_NAMES)].to_numpy()[2].tolist() == [column.example + 3 for column in FEATURES]
-    assert marks(database) == {"p1": first.name, "p2": first.name, "p3": second.name}
+    assert marks(store) == {"p1": first.name, "p2": first.name, "p3": second.name}
 
 
 def test_killed_before_the_batch_is_there_nothing_is_lost(
-    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    label(database, 1, 2)
+    label(store, 1, 2)
     directory = tmp_path / "batches"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", _killed)
         with pytest.raises(KeyboardInterrupt):
-            take_batch(database, directory)
+            take_batch(store, directory)
     assert not list(directory.iterdir())
-    assert set(marks(database).values()) == {None}
-    assert take_batch(database, directory) is not None
+    assert set(marks(store).values()) == {None}
+    assert take_batch(store, directory) is not None
     assert read_batches(directory)["prediction_id"].tolist() == ["p1", "p2"]
 
 
 def test_killed_before_the_rows_are_marked_nothing_is_doubled(
-    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    label(database, 1, 2)
+    label(store, 1, 2)
     directory = tmp_path / "batches"
     with monkeypatch.context() as patch:
-        patch.setattr(label_batches, "_mark", _killed)
+        patch.setattr(Store, "mark_labels", _killed)
         with pytest.raises(KeyboardInterrupt):
-            take_batch(database, directory)
-    label(database, 3)
-    take_batch(database, directory)
+            take_batch(store, directory)
+    label(store, 3)
+    take_batch(store, directory)
     first, second = batch_files(directory)
     assert read_batches(directory)["prediction_id"].tolist() == ["p1", "p2", "p3"]
-    assert marks(database) == {"p1": first.name, "p2": first.name, "p3": second.name}
+    assert marks(store) == {"p1": first.name, "p2": first.name, "p3": second.name}
 
 
 def test_batches_are_in_the_order_of_their_numbers_even_when_the_clock_was_set_back(tmp_path: Path) -> None:
@@ -118,12 +90,10 @@ def test_batches_are_in_the_order_of_their_numbers_even_when_the_clock_was_set_b
     assert [file.stem[-4:] for file in batch_files(tmp_path)] == ["0001", "0002", "0000"]
 
 
-def test_without_a_log_or_labels_there_is_no_batch(database: Path, tmp_path: Path) -> None:
-    assert take_batch(tmp_path / "none.db", tmp_path / "batches") is None
-    assert take_batch(database, tmp_path / "batches") is None
-    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
-        connection.execute("CREATE TABLE predictions (id INTEGER)")
-    assert take_batch(tmp_path / "old.db", tmp_path / "batches") is None
+def test_without_a_log_or_labels_there_is_no_batch(store: Store, tmp_path: Path) -> None:
+    assert take_batch(store, tmp_path / "batches") is None
+    store.prepare()
+    assert take_batch(store, tmp_path / "batches") is None
     rows = read_batches(tmp_path / "batches")
     assert rows.empty
     assert rows[TARGET.name].dtype == np.float64

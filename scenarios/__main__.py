@@ -1,0 +1,80 @@
+"""Play a story to the running appliance: ``python -m scenarios [drift|steady|burst]``.
+
+The service is asked about rows that no version was trained on, and their labels come some seconds later.
+
+- ``drift``: the market changes as `table.yaml` says under ``story``. Nobody calls a retraining: the drift monitor has
+  to see the change and train, and the gate to promote. The story ends well (exit code 0) when a new version serves,
+  its live RMSE is at most `stories.GOAL` of the former one's after the change, and no request failed. It is refused
+  at once where the drift monitor could not retrain in time.
+- ``steady``: nothing changes for three minutes, and nothing may be retrained.
+- ``burst``: short bursts of as many requests as four connections carry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import sys
+import time
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from pipeline.preprocess import check, split
+from pipeline.stage_runner import load_params, raw_data
+from pipeline.workspace import ROOT
+from scenarios.market import Market
+from scenarios.record import Record, draw
+from scenarios.stories import STORIES
+from scenarios.traffic import Traffic
+from scenarios.watcher import Watcher, obstacle
+from tableloop.settings import Settings, load_settings
+from tableloop.table import Table, load_table
+
+
+def play(name: str, table: Table, settings: Settings) -> int:
+    """Play one story, and return the exit code."""
+    if name == "drift" and not (table.story and table.place):
+        sys.stderr.write(f"the table {table.name} has no story and place: play SCENARIO=steady or burst\n")
+        return 1
+    record = Record()
+    try:
+        watcher = Watcher(settings.api_port, settings.prometheus_port, record)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        sys.stderr.write(f"the service does not answer on port {settings.api_port} ({error}); make up starts it\n")
+        return 1
+    if name == "drift" and (problem := obstacle(watcher.before, time.time())):
+        sys.stderr.write(f"{problem}\n")
+        return 1
+    with Traffic(settings.api_port, table, Market(held_back(table), table), record) as traffic:
+        problems = STORIES[name](table, record, traffic, watcher)
+    if record.failures:
+        problems.append(f"{len(record.failures)} requests failed, the first: {record.failures[0]}")
+    file = settings.state_dir / "simulate" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}.png"
+    draw(record, name, table.target.unit, file)
+    count = len(record.answers)
+    record.tell(f"{count:,} predictions, {len(record.failures)} failed; a picture of the story: {file}")
+    sys.stderr.writelines(f"{problem}\n" for problem in problems)
+    return 1 if problems else 0
+
+
+def held_back(table: Table) -> pd.DataFrame:
+    """Return the rows that no version was trained on."""
+    fractions = load_params()["preprocess"]
+    raw = check(pd.read_csv(raw_data(table)), table)
+    return split(raw, table.feature_names, fractions["test_fraction"], fractions["validation_fraction"])["test"]
+
+
+def main() -> None:
+    """Play the story that the argument names."""
+    parser = argparse.ArgumentParser(prog="python -m scenarios", description="Play a story to a running appliance.")
+    parser.add_argument("story", nargs="?", default="drift", choices=STORIES)
+    arguments = parser.parse_args()
+    settings = load_settings()
+    os.chdir(ROOT)
+    sys.exit(play(arguments.story, load_table(), settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The stories: each tells what it does, and returns what went otherwise than it should."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from scenarios.record import Record
+from scenarios.traffic import CONNECTIONS, RATE, Traffic
+from scenarios.watcher import Watcher
+from tableloop.table import Table
+
+SECONDS = 180
+PATIENCE = 420.0  # seconds; on a busy machine the training takes longer, and the story waits so long for it
+NORMAL_SECONDS = 25.0
+AFTERWARDS_SECONDS = 25.0
+RATE_IN_TRAINING = 12.0  # requests a second
+GOAL = 0.7  # of the live RMSE that the former version had after the change
+
+
+def drift(table: Table, record: Record, traffic: Traffic, watcher: Watcher) -> list[str]:
+    """Change the market as the table's story says, and wait until a new version serves and errs less."""
+    assert table.story
+    record.tell(f"version {watcher.first} serves; normal traffic, labels some seconds late")
+    _watch(watcher, _at(record, NORMAL_SECONDS))
+    record.tell(f"in the market that it knows: {record.summary(watcher.first)}")
+    told = changed_at = record.seconds()
+    traffic.changed = True
+    record.tell(f"SIMULATED: from now on {table.story.title}", "market changes")
+
+    def promoted() -> bool:
+        nonlocal told
+        traffic.rate = RATE_IN_TRAINING if watcher.retraining else RATE
+        if watcher.version == watcher.first and record.seconds() - told > 15:
+            told = record.seconds()
+            record.tell(f"version {watcher.first} since the change: {record.summary(watcher.first, changed_at)}")
+        return watcher.version != watcher.first or record.seconds() >= PATIENCE
+
+    _watch(watcher, promoted)
+    if watcher.version == watcher.first:
+        return [f"no version was promoted in {PATIENCE:.0f} s"]
+    before, _, _ = record.live(watcher.first, changed_at)
+    traffic.rate = RATE
+    traffic.only_new()
+    new_from = record.seconds()
+    _watch(watcher, _at(record, new_from + AFTERWARDS_SECONDS))
+    after, inside, count = record.live(watcher.version, new_from)
+    record.tell(
+        f"live RMSE {before:.3f} before, {after:.3f} after: {after / before:.2f} of it, in {table.rows} nobody asked "
+        f"about before; its intervals hold {inside:.0%} of {count} labels"
+    )
+    return [] if after <= GOAL * before else [f"the live RMSE fell to {after / before:.2f} only; {GOAL} is the goal"]
+
+
+def steady(_: Table, record: Record, traffic: Traffic, watcher: Watcher) -> list[str]:
+    """Let three minutes pass in which nothing changes; nothing may be retrained."""
+    record.tell(f"version {watcher.first} serves; normal traffic of {traffic.rate:.0f} requests a second")
+    retrained = False
+    for end in range(30, SECONDS + 1, 30):
+        _watch(watcher, _at(record, end))
+        retrained |= watcher.retraining
+        record.tell(record.summary(watcher.version))
+    return ["a retraining was started although nothing had changed"] if retrained else []
+
+
+def burst(_: Table, record: Record, traffic: Traffic, watcher: Watcher) -> list[str]:
+    """Send a burst of requests every twenty seconds, for whoever wants to watch the dashboards."""
+    record.tell(f"version {watcher.first} serves; ten seconds of load, ten of quiet")
+    for start in range(0, SECONDS, 20):
+        before = len(record.answers)
+        traffic.rate = 2000.0
+        _watch(watcher, _at(record, start + 10))
+        traffic.rate = 5.0
+        count = len(record.answers) - before
+        record.tell(f"{count / 10:.0f} predictions a second over {CONNECTIONS} connections")
+        _watch(watcher, _at(record, start + 20))
+    return []
+
+
+STORIES = {"drift": drift, "steady": steady, "burst": burst}
+
+
+def _watch(watcher: Watcher, done: Callable[[], bool]) -> None:
+    while not done():
+        watcher.look()
+        time.sleep(1.0)
+
+
+def _at(record: Record, seconds: float) -> Callable[[], bool]:
+    return lambda: record.seconds() >= seconds

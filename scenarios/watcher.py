@@ -1,0 +1,106 @@
+"""What the drift monitor, the registry and Prometheus' alerts do meanwhile, as the service and Prometheus show it."""
+
+from __future__ import annotations
+
+import http.client
+from datetime import datetime
+from typing import Any
+
+from scenarios.record import Record
+from scenarios.traffic import Connection
+
+LONGEST_PAUSE = 60.0  # seconds that the drift monitor may still pause for: it needs as long to be sure of the change
+
+
+class Watcher:
+    """Asks now and then, and tells the record what is new; what was so before is no part of the story.
+
+    Raises
+    ------
+    OSError, http.client.HTTPException, ValueError
+        At the beginning, when the service does not answer.
+    """
+
+    def __init__(self, port: int, prometheus_port: int, record: Record) -> None:
+        self._connection = Connection(port)
+        self._prometheus = Connection(prometheus_port)
+        self._record = record
+        self.first = self.version = self._serving()
+        self.retraining = False
+        self.before = self._report() or {}
+        self._said = _without_figures(str(self.before.get("monitor", {}).get("says", "")))
+        self._drift = self.before.get("status") == "drift"
+        self._alerts = self._firing()
+
+    def look(self) -> None:
+        """Ask once, and tell what is new."""
+        try:
+            report = self._report()
+            version = self._serving()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._record.failures.append(f"/drift: {type(error).__name__}: {error}")
+            return
+        if report is not None:
+            self._tell(report)
+        firing = self._firing()
+        for name in sorted(firing - self._alerts):
+            self._record.tell(f"alert: {name}", name)
+        self._alerts |= firing
+        if version != self.version:
+            told = f"version {version} was promoted by the gate and serves, after {self.version}"
+            self._record.tell(told, "promotion")
+            self.version = version
+
+    def _tell(self, report: dict[str, Any]) -> None:
+        monitor = report.get("monitor", {})
+        drift = report["status"] == "drift"
+        if drift and not self._drift and "drift" not in dict(self._record.events).values():
+            self._record.tell(f"drift found: {report['summary']}", "drift")
+        self._drift = drift
+        says = str(monitor.get("says", ""))
+        if _without_figures(says) != self._said and says and not says.startswith("nothing to do"):
+            self._said = _without_figures(says)
+            self._record.tell(f"the drift monitor: {says}")
+        if bool(monitor.get("retraining")) != self.retraining:
+            self.retraining = not self.retraining
+            if self.retraining:
+                self._record.tell("a retraining runs, started by the drift monitor", "retraining")
+            else:
+                self._record.tell("the retraining has ended")
+
+    def _report(self) -> dict[str, Any] | None:
+        """Return the drift monitor's last report, None before its first."""
+        status, report = self._connection.ask("/drift?format=json")
+        return report if status == 200 else None
+
+    def _firing(self) -> set[str]:
+        """Return the names of Prometheus' alerts; none without Prometheus, which an appliance may lack."""
+        try:
+            _, answer = self._prometheus.ask("/api/v1/alerts")
+        except (OSError, http.client.HTTPException, ValueError):
+            return set()
+        return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
+
+    def _serving(self) -> str:
+        status, model = self._connection.ask("/model")
+        if status != 200:
+            raise ValueError(f"/model answers {status}: {model}")
+        return str(model["version"])
+
+
+def obstacle(report: dict[str, Any], now: float) -> str:
+    """Return why the drift monitor would not retrain in time, with the remedy; an empty string when it would."""
+    monitor = report.get("monitor", {})
+    if not monitor.get("retrain_on_drift", True):
+        return "RETRAIN_ON_DRIFT is off, so nothing would be retrained: start the appliance with RETRAIN_ON_DRIFT=on"
+    until = monitor.get("pauses_until")
+    if until and (left := datetime.fromisoformat(until).timestamp() - now) > LONGEST_PAUSE:
+        return (
+            f"the drift monitor pauses until {until[11:16]} UTC, {left / 60:.0f} minutes from now, as after every "
+            "retraining: wait, or tell the story to an appliance of its own (STATE_DIR=... and other ports)"
+        )
+    return ""
+
+
+def _without_figures(text: str) -> str:
+    return "".join(letter for letter in text if not letter.isdigit())

@@ -1,0 +1,153 @@
+"""The store: what serves, what was retrained, and a file that an older or newer code has made."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tableloop.state.database import KILLED, Store, StoreError
+
+NAMES = ("MedInc", "AveRooms")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "predictions.db", NAMES)
+
+
+def serving(store: Store, *events: tuple[str, str]) -> str | None:
+    """Record events of versions and return the champion."""
+    for version, event in events:
+        store.record_serving("Model", version, f"run-{version}", event)
+    champion = store.serving_champion("Model")
+    return champion.version if champion else None
+
+
+def test_the_champion_is_the_newest_version_that_was_not_refused_since(store: Store) -> None:
+    assert serving(store) is None
+    assert serving(store, ("1", "promoted"), ("1", "serves"), ("2", "promoted")) == "2"
+    assert serving(store, ("2", "refused")) == "1"
+    assert serving(store, ("2", "serves")) == "2"
+    assert serving(store, ("1", "rolled back")) == "1"
+    assert store.serving_champion("Other") is None
+    newest = store.serving_history("Model", 2)
+    assert [(event.version, event.run_id, event.event) for event in newest] == [
+        ("1", "run-1", "rolled back"),
+        ("2", "run-2", "serves"),
+    ]
+
+
+def test_a_version_that_serves_is_noted_once_however_many_services_say_so(store: Store) -> None:
+    serving(store, *[("1", "serves")] * 3, ("1", "refused"), ("1", "serves"))
+    assert [event.event for event in store.serving_history("Model", 9)] == ["serves", "refused", "serves"]
+
+
+def test_a_store_that_is_not_there_is_empty_and_is_not_made_by_looking(store: Store) -> None:
+    assert store.serving_champion("Model") is None
+    assert store.retrainings(5) == []
+    assert store.retraining_counts() == {}
+    assert not store.path.exists()
+
+
+def test_a_retraining_is_in_the_history_from_its_beginning_to_its_end(store: Store) -> None:
+    number = store.begin_retraining("user", "because", "somebody")
+    assert [(item.cause, item.by, item.ended_at) for item in store.retrainings(1)] == [("because", "somebody", None)]
+    assert store.retraining_counts() == {}
+    store.end_retraining(number, "promoted", "3", "better", {"train": 2.5})
+    (item,) = store.retrainings(1)
+    assert (item.outcome, item.version, item.reason, item.seconds) == ("promoted", "3", "better", {"train": 2.5})
+    assert item.ended_at is not None
+    assert item.ended_at >= item.started_at
+
+
+def test_a_retraining_that_was_killed_is_noted_by_the_next_one(store: Store) -> None:
+    store.begin_retraining("user", "", "somebody")
+    store.begin_retraining("drift", "", "the monitor")
+    running, killed = store.retrainings(5)
+    assert (running.outcome, killed.outcome, killed.reason) == (None, "failed", KILLED)
+    assert store.retraining_counts() == {"failed": 1}
+
+
+def columns(store: Store) -> dict[str, bool]:
+    """Return the columns of predictions, and whether each has to be given."""
+    with closing(sqlite3.connect(store.path)) as connection:
+        return {row[1]: bool(row[3]) for row in connection.execute("PRAGMA table_info(predictions)")}
+
+
+def test_a_new_feature_is_a_new_column_and_one_that_is_gone_need_not_be_given(store: Store) -> None:
+    store.prepare()
+    later = Store(store.path, ("AveRooms", "Pool"))
+    later.prepare()
+    found = columns(later)
+    assert [found[name] for name in ("MedInc", "AveRooms", "Pool")] == [False, False, False]
+    assert found["prediction"]
+
+
+def old_file(path: Path) -> None:
+    """Make a prediction log as commit 6471210 did, with two predictions and a label."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("""
+            CREATE TABLE predictions (
+                id INTEGER PRIMARY KEY, prediction_id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL,
+                requested_at REAL NOT NULL, model_version TEXT NOT NULL, MedInc REAL NOT NULL, HouseAge REAL NOT NULL,
+                prediction REAL NOT NULL, low REAL NOT NULL, high REAL NOT NULL);
+            CREATE TABLE feedback (
+                id INTEGER PRIMARY KEY, prediction_id TEXT NOT NULL UNIQUE, actual_value REAL NOT NULL,
+                received_at REAL NOT NULL, batch TEXT);
+            CREATE INDEX feedback_waiting ON feedback (id) WHERE batch IS NULL;
+            INSERT INTO predictions VALUES
+                (3, 'a', 'r', 1.5, '1', 2.5, 41, 2, 1, 3), (7, 'b', 'r', 2.5, '1', 3, 4, 2, 1, 3);
+            INSERT INTO feedback VALUES (1, 'a', 2.5, 9.5, '20260101T000000Z-0001.parquet');
+        """)
+
+
+def test_a_log_from_before_the_store_keeps_its_rows_and_takes_new_ones(store: Store) -> None:
+    old_file(store.path)
+    store.prepare()
+    found = columns(store)
+    assert not any(found[name] for name in ("MedInc", "HouseAge", "AveRooms"))
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        rows = connection.execute("SELECT id, prediction_id, MedInc, HouseAge, AveRooms, low FROM predictions")
+        assert rows.fetchall() == [(3, "a", 2.5, 41, None, 1), (7, "b", 3, 4, None, 1)]
+        assert connection.execute("SELECT * FROM feedback").fetchall() == [
+            (1, "a", 2.5, 9.5, "20260101T000000Z-0001.parquet")
+        ]
+        with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+            connection.execute(
+                "INSERT INTO predictions (prediction_id, request_id, requested_at, model_version, prediction, low,"
+                " high) VALUES ('a', 'r', 1, '1', 2, 1, 3)"
+            )
+
+
+def test_a_migration_that_is_killed_leaves_what_was_there(store: Store) -> None:
+    old_file(store.path)
+    before = columns(store)
+    code = (
+        "import os, sys; from pathlib import Path; from tableloop.state import database\n"
+        "database._COMMON.create_all = lambda connection: os._exit(9)\n"
+        "database.Store(Path(sys.argv[1]), ('MedInc',)).prepare()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(store.path)], check=False)
+    assert ended.returncode == 9
+    assert columns(store) == before
+    store.prepare()
+    assert "AveRooms" in columns(store)
+
+
+def test_a_newer_store_is_refused_and_told(store: Store) -> None:
+    store.prepare()
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE schema_version SET version = 99")
+    with pytest.raises(StoreError, match=r"version 99.*start the newer version"):
+        Store(store.path, NAMES).serving_champion("Model")
+
+
+def test_a_file_that_is_no_database_is_told(store: Store) -> None:
+    store.path.write_bytes(b"x" * 8192)
+    with pytest.raises(StoreError, match="not a database"):
+        store.retrainings(1)
