@@ -92,7 +92,7 @@ def _gradient_boosting(params: Params, setting: Setting) -> Pipeline:
 
 def _hist_gradient_boosting(params: Params, setting: Setting) -> Pipeline:
     own = dict(params)
-    features = own.pop("features")
+    features = own.pop("features", {})
     boost = HistGradientBoostingRegressor(random_state=setting.seed, early_stopping=False, **own)
     return Pipeline([("features", RowFeatures(setting.columns, features, setting.place)), ("boost", boost)])
 
@@ -108,7 +108,7 @@ def _spatial(params: Params, setting: Setting) -> Pipeline | VotingRegressor:
 def _spatial_model(params: Params, member: Params, setting: Setting, seed: int) -> Pipeline:
     trees = {**params["trees"], **member["trees"]}
     boost = HistGradientBoostingRegressor(random_state=seed, early_stopping=False, **trees)
-    features = {**params["features"], **(params["wide_features"] if member.get("wide") else {})}
+    features = {**params.get("features", {}), **(params["wide_features"] if member.get("wide") else {})}
     spatial = kriging(setting, features=features, **member.get("neighbourhood", {}))
     return Pipeline([("spatial", spatial), ("regress", OffsetRegressor(boost))])
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from pykdtree.kdtree import KDTree
 
-from tableloop.model.terms import KEYS, Matrix, Places, Term, Terms, positions
+from tableloop.model.terms import Matrix, Places, Term, Terms, positions
 
 Features = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.uint32]
+Indices = npt.NDArray[np.intp]
 
 KILOMETRES = 111.2  # in a degree of latitude
 KERNEL = {"place_share": 0.5, "place_length": 1.0, "noise": 0.1, "place": 1.0}  # of a kernel that nobody has fitted
@@ -29,22 +29,28 @@ LAST = ("KrigingUncertainty", "Kriging")
 _CHUNK = 256  # rows at a time: their kernel matrices stay in the processor's cache
 
 
-class KernelInputs:
-    """The inputs of the kernel: the terms of a specification, then the place, north and east."""
+class RowInputs:
+    """What is made of a row alone: its place, its features, and its inputs to the kernel.
+
+    ``specification`` is that of `NeighbourFeatures`.
+    """
 
     def __init__(self, specification: Mapping[str, Any]) -> None:
-        columns, place = specification["columns"], specification["place"]
-        kernel = specification["kernel"]
+        columns, place, kernel = (specification[name] for name in ("columns", "place", "kernel"))
+        features = [(name, term) for name, term in specification["features"].items() if not _asks_places(term)]
         # With no inputs named, each column but those of the place is one.
-        terms = kernel.get("inputs") or {name: {} for name in columns if name not in place}
+        inputs = kernel.get("inputs") or {name: {} for name in columns if name not in place}
+        self.lengths = np.array([*(term.get("length", 1.0) for term in inputs.values()), *[kernel["place"]] * 2])
         self.places = Places(columns, place, specification["middle_latitude"])
-        self.lengths = np.array([*(term.get("length", 1.0) for term in terms.values()), *[kernel["place"]] * 2])
-        self._terms = Terms(columns, {name: _without_length(term) for name, term in terms.items()})
+        # One call for both: its overhead is most of what a single row costs.
+        self._terms = Terms(columns, [*features, *((name, _without_length(term)) for name, term in inputs.items())])
+        self._features = len(features)
         self.above = self._terms.above
 
-    def __call__(self, X: Matrix, places: Matrix) -> Matrix:
-        """Return the inputs of rows (n, columns) at places (n, 2), shape (n, inputs)."""
-        return np.concatenate([self._terms(X), places], axis=1)
+    def __call__(self, X: Matrix, places: Matrix) -> tuple[Matrix, Matrix]:
+        """Return features and inputs of rows (n, columns) at places (n, 2); the place is the last two inputs."""
+        made = self._terms(X, places)
+        return made[:, : self._features], np.concatenate([made[:, self._features :], places], axis=1)
 
 
 class NeighbourFeatures:
@@ -57,32 +63,31 @@ class NeighbourFeatures:
         the parameters of `tableloop.model.spatial.SpatialFeatures` explain them.
     arrays
         Of the remembered places: ``places`` (m, 2), ``targets`` (m,), ``inputs`` (m, k), which are those of
-        `KernelInputs` times ``input_scale`` (k,), and ``rows`` (m, columns) if a feature asks what is around.
+        `RowInputs` times ``input_scale`` (k,), and ``rows`` (m, columns) if a feature asks what is around.
     """
 
     def __init__(self, specification: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         columns, features, kernel = (specification[name] for name in ("columns", "features", "kernel"))
         self.names = (*columns, *features, *LAST)
-        self._inputs_of = KernelInputs(specification)
-        self.places = self._inputs_of.places
-        self._terms, self._row_columns = _row_terms(columns, features)
-        self._of_neighbours = _neighbour_features(columns, features)
-        self._targets, self._rows = arrays["targets"], arrays.get("rows")
-        self._input_scale = arrays["input_scale"]
-        # A place beside the inputs of its row, both of the same width: distances on the map and over all inputs are
-        # then computed by the same calls.
-        inputs, places = arrays["inputs"], arrays["places"]
-        self._points = np.zeros((len(inputs), 2, inputs.shape[1]))
-        self._points[:, 0, :2] = places / kernel["place_length"]
-        self._points[:, 1] = inputs
-        self._degrees = 1.0 / kernel["place_length"]
+        self._row_inputs = RowInputs(specification)
+        self.places = self._row_inputs.places
+        of_rows = [number for number, term in enumerate(features.values(), len(columns)) if not _asks_places(term)]
+        self._of_rows = np.array(of_rows, dtype=np.intp)
+        self._of_neighbours = [
+            (number, _neighbour_feature(columns, term))
+            for number, term in enumerate(features.values(), len(columns))
+            if _asks_places(term)
+        ]
+        self._places, self._targets, self._rows = arrays["places"], arrays["targets"], arrays.get("rows")
+        self._inputs, self._input_scale = arrays["inputs"], arrays["input_scale"]
+        self._place_factor = -1.0 / kernel["place_length"]
         # Only the ratio of the kernel's two parts matters to the weights, so the second one is scaled to 1.
         self._place_weight = kernel["place_share"] / (1.0 - kernel["place_share"])
         self._variance = 1.0 + self._place_weight
         self._diagonal = self._variance * (1.0 + kernel["noise"])
-        self._candidates = min(specification["candidates"], len(places))
+        self._candidates = min(specification["candidates"], len(self._places))
         self._neighbours = specification["neighbours"]
-        self._tree = KDTree(places)
+        self._tree = KDTree(self._places)
 
     def __call__(self, X: Matrix) -> tuple[Features, Matrix]:
         """Return the features of rows that are known to be valid, and the kilometres to their nearest places.
@@ -96,7 +101,7 @@ class NeighbourFeatures:
     def nearest(self, places: Matrix, count: int) -> tuple[Matrix, Indices]:
         """Return distances (degrees of latitude) and row numbers of the nearest training places, (n, count)."""
         distances, indices = self._tree.query(places, count)
-        return distances.reshape(-1, count), indices.reshape(-1, count)
+        return distances.reshape(-1, count), indices.reshape(-1, count).astype(np.intp)
 
     def nearest_km(self, X: Matrix) -> Matrix:
         """Return how far the nearest training place is from each row, in kilometres."""
@@ -112,89 +117,68 @@ class NeighbourFeatures:
         return out
 
     def _fill(self, out: Features, X: Matrix, places: Matrix, distances: Matrix, indices: Indices) -> None:
+        of_rows, inputs = self._row_inputs(X, places)
         out[:, : X.shape[1]] = X
-        out[:, self._row_columns] = self._terms(X, places)
+        out[:, self._of_rows] = of_rows
         targets = self._targets.take(indices)
         sums = targets.cumsum(axis=1)
         for column, compute in self._of_neighbours:
             out[:, column] = compute(distances, targets, sums, indices, self._rows)
-        inputs = self._inputs_of(X, places)
         inputs *= self._input_scale
-        out[:, -1], out[:, -2] = self._krige(inputs, places, distances, indices, targets)
+        out[:, -1], out[:, -2] = self._krige(inputs, distances, indices, targets)
 
-    def _krige(
-        self, inputs: Matrix, places: Matrix, distances: Matrix, indices: Indices, targets: Matrix
-    ) -> tuple[Matrix, Matrix]:
+    def _krige(self, inputs: Matrix, distances: Matrix, indices: Indices, targets: Matrix) -> tuple[Matrix, Matrix]:
         """Return the kriging estimates of rows and the share of variance that their neighbours leave open."""
-        points = self._points.take(indices, axis=0)
-        points[:, :, 1] -= inputs[:, None]
-        apart = points[:, :, 1]
-        to_row = self._covariance(distances * self._degrees, np.sqrt(np.einsum("npk,npk->np", apart, apart)))
+        offsets = self._inputs.take(indices, axis=0)
+        offsets -= inputs[:, None]
+        # By place and over all inputs, here and below: what is the same for both kinds of distance is one call.
+        apart = np.empty((2, *indices.shape))
+        apart[0] = distances
+        np.sqrt(np.einsum("npk,npk->np", offsets, offsets), out=apart[1])
+        to_row = self._covariance(apart)
 
         count = min(self._neighbours, indices.shape[1])
         rows = np.arange(len(inputs))[:, None]
         best = to_row.argpartition(-count, axis=1)[:, -count:]
-        to_row, targets = to_row[rows, best], targets[rows, best]
-        points = points[rows, best].swapaxes(1, 2).copy()
-        points[:, 0, :, :2] -= (places * self._degrees)[:, None]
-        by_place, by_all = _distances_within(points).swapaxes(0, 1)
-        covariance = self._covariance(by_place, by_all)
+        to_row, targets, offsets = to_row[rows, best], targets[rows, best], offsets[rows, best]
+        around = self._places.take(indices[rows, best], axis=0)
+        around -= around[:, :1].copy()
+        within = np.empty((2, len(inputs), count, count))
+        for points, products in zip((around, offsets), within, strict=True):
+            np.matmul(points, points.swapaxes(1, 2), out=products)
+        covariance = self._covariance(_as_distances(within))
         covariance.reshape(len(inputs), -1)[:, :: count + 1] = self._diagonal
 
-        # Two right-hand sides of one system: the row's covariances, and ones for the unknown mean.
-        sides = np.ones((len(inputs), count, 2))
-        sides[:, :, 0] = to_row
-        solved = np.linalg.solve(covariance, sides)
-        by_row, by_one = solved[..., 0], solved[..., 1]
-        mean = np.vecdot(by_one, targets) / by_one.sum(axis=1)
-        estimate = mean + np.vecdot(by_row, targets) - mean * by_row.sum(axis=1)
-        return estimate, 1.0 - np.vecdot(by_row, to_row) / self._variance
+        # Two right-hand sides of one system: the row's covariances, and ones for the unknown mean. What is wanted of
+        # the two solutions are their products with the same two and with the values.
+        columns = np.empty((len(inputs), 3, count))
+        columns[:, 0], columns[:, 1], columns[:, 2] = to_row, 1.0, targets
+        products = columns @ np.linalg.solve(covariance, columns[:, :2].swapaxes(1, 2))
+        (row_row, _), (row_one, one_one), (row_target, one_target) = products.transpose(1, 2, 0)
+        mean = one_target / one_one
+        return mean + row_target - mean * row_one, 1.0 - row_row / self._variance
 
-    def _covariance(self, by_place: Matrix, by_all: Matrix) -> Matrix:
-        """Return the kernel of distances divided by their lengths; both are overwritten."""
-        for distances in (by_place, by_all):
-            np.negative(distances, out=distances)
-            np.exp(distances, out=distances)
-        by_place *= self._place_weight
-        by_place += by_all
-        return by_place
-
-
-def check_features(columns: Sequence[str], features: Mapping[str, Term]) -> dict[str, float]:
-    """Return what columns must be greater than for these features to be numbers.
-
-    Raises
-    ------
-    ValueError
-        A feature is of no kind that there is, or names no column.
-    """
-    _neighbour_features(columns, features)
-    return _row_terms(columns, features)[0].above
-
-
-def _row_terms(columns: Sequence[str], features: Mapping[str, Term]) -> tuple[Terms, list[int]]:
-    """Return the features that are made of the row itself, and which columns of the result they are."""
-    terms = {name: term for name, term in features.items() if not term.keys() & set(NEIGHBOUR_KEYS)}
-    order = [*features]
-    return Terms(columns, terms), [len(columns) + order.index(name) for name in terms]
+    def _covariance(self, distances: Matrix) -> Matrix:
+        """Return the kernel of distances by place and over all inputs, (2, ...) to (...); they are overwritten."""
+        distances[0] *= self._place_factor
+        np.negative(distances[1], out=distances[1])
+        np.exp(distances, out=distances)
+        covariance: Matrix = distances[0]
+        covariance *= self._place_weight
+        covariance += distances[1]
+        return covariance
 
 
 Compute = Callable[[Matrix, Matrix, Matrix, Indices, Any], Matrix]
 
 
-def _neighbour_features(columns: Sequence[str], features: Mapping[str, Term]) -> list[tuple[int, Compute]]:
-    """Return the features that are made of the nearest places, each with its column of the result."""
-    found = []
-    for number, (name, term) in enumerate(features.items(), len(columns)):
-        if not term.keys() & set(NEIGHBOUR_KEYS):
-            continue
-        if len(term) > 1 + ("around" in term):
-            raise ValueError(f"{name}: one of {', '.join((*KEYS, *NEIGHBOUR_KEYS))} is needed")
-        found.append((number, _neighbour_feature(columns, term)))
-    return found
+def _asks_places(term: Term) -> bool:
+    return any(key in NEIGHBOUR_KEYS for key in term)
 
 
 def _neighbour_feature(columns: Sequence[str], term: Term) -> Compute:
+    if set(term) not in ({"distance"}, {"deviation"}, {"mean"}, {"mean", "around"}):
+        raise ValueError(f"there is no feature {dict(term)}")
     if "distance" in term:
         number = term["distance"]
         return lambda distances, targets, sums, indices, rows: distances[:, min(number, distances.shape[1]) - 1]
@@ -217,9 +201,8 @@ def _without_length(term: Term) -> Term:
     return {key: value for key, value in term.items() if key != "length"}
 
 
-def _distances_within(points: Matrix) -> Matrix:
-    """Return the distances between the points of each group: (..., k, d) to (..., k, k)."""
-    products = points @ points.swapaxes(-1, -2)
+def _as_distances(products: Matrix) -> Matrix:
+    """Return the distances of points from their products, (..., k, k), which are overwritten."""
     squares = np.einsum("...kk->...k", products).copy()
     products *= -2.0
     products += squares[..., :, None]

@@ -1,6 +1,6 @@
-"""Old values in prices of today: what an appraiser does with old sales before comparing them with a house.
+"""Carry old values to the level of new labels, as an appraiser does with old sales before comparing them.
 
-Old and new rows may disagree: the market has moved, and neighbours' values of 1990 say nothing of the level of now.
+Old and new rows may disagree: the market has moved, and neighbours' old values say nothing of the level of now.
 `python -m bench.retraining` compares what can be done about it. With prices near the sea up by a half and 500 labels,
 the RMSE is 1.08 with all rows as they are and 1.00 with old rows that weigh a thirtieth, as the few new ones do not
 cover the state. It is 0.75 with the labels alone: without what is still true of old rows, that a view, a larger
@@ -24,7 +24,7 @@ Matrix = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
 FOLDS = 3
-# Of the logarithm, from the median change: a house that is unlike its neighbours must not move the market around it.
+# Of the logarithm, from the median change: a row that is unlike its neighbours must not move the values around it.
 LARGEST_DEVIATION = 0.5
 MOST_LEFT_OUT = 3000  # older rows, to learn what the kriging gets wrong by itself
 MOST_STEPS = 6  # older batches are one step together, so that years of batches cost no more than six

@@ -46,7 +46,7 @@ class RowFeatures(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "n_features_in_")
         rows = self._check(X, reset=False)
         places = Places(self.columns, self.place, 0.0)(rows) if self.place else None
-        return np.column_stack([rows, Terms(self.columns, self.features)(rows, places)])
+        return np.column_stack([rows, Terms(self.columns, [*self.features.items()])(rows, places)])
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
         """Return the names of the columns that ``transform`` makes."""

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from tableloop.model.kriging import KERNEL, Features, KernelInputs, NeighbourFeatures, check_features
+from tableloop.model.kriging import KERNEL, Features, NeighbourFeatures, RowInputs
 from tableloop.model.terms import Matrix, Term
 
 
@@ -86,18 +86,17 @@ class SpatialFeatures(TransformerMixin, BaseEstimator):
             "neighbours": self.neighbours,
             "candidates": self.candidates,
         }
-        inputs_of = KernelInputs(self.specification_)
-        features = self.specification_["features"]
-        self.above_ = {**inputs_of.above, **check_features(self.specification_["columns"], features)}
+        of_rows = RowInputs(self.specification_)
+        self.above_ = of_rows.above
         self._check_domain(rows)
-        places = inputs_of.places(rows)
-        inputs = inputs_of(rows, places)
+        places = of_rows.places(rows)
+        _, inputs = of_rows(rows, places)
         spread = inputs.std(axis=0)
         spread[spread == 0] = 1.0
-        scale = 1.0 / (spread * inputs_of.lengths)
+        scale = 1.0 / (spread * of_rows.lengths)
         targets = np.ascontiguousarray(targets, dtype=np.float64)
         self.arrays_ = {"places": places, "targets": targets, "inputs": inputs * scale, "input_scale": scale}
-        if any("around" in term for term in features.values()):
+        if any("around" in term for term in self.specification_["features"].values()):
             self.arrays_["rows"] = rows
         self._formula = NeighbourFeatures(self.specification_, self.arrays_)
         return self

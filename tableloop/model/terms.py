@@ -21,6 +21,8 @@ Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 Term = Mapping[str, Any]
 
+ONE = ""  # stands for the number 1 among the columns
+NOT_BOUND = {"clip", "ratio", "product", "angle"}  # with one of these a logarithm bounds no column
 KEYS = ("ratio", "product", "angle", "clip", "plus", "log")
 
 
@@ -57,48 +59,48 @@ class Terms:
         A term names no column, or has a key that does not exist.
     """
 
-    def __init__(self, columns: Sequence[str], terms: Mapping[str, Term]) -> None:
-        for name, term in terms.items():
+    def __init__(self, columns: Sequence[str], terms: Sequence[tuple[str, Term]]) -> None:
+        for name, term in terms:
             if unknown := [key for key in term if key not in KEYS]:
                 raise ValueError(f"{name}: there is no {', '.join(unknown)}; there are {', '.join(KEYS)}")
-        self._count = len(terms)
-        names, given = list(terms), list(terms.values())
-        alone = [i for i, term in enumerate(given) if not term.keys() & {"ratio", "product", "angle"}]
-        # Each kind of term: which of the results it makes, and of which columns.
-        self._alone = np.array(alone, dtype=np.intp), positions(columns, [names[i] for i in alone])
-        self._ratios = _pairs(columns, given, "ratio")
-        self._products = _pairs(columns, given, "product")
-        self._turned = np.array([i for i, term in enumerate(given) if "angle" in term], dtype=np.intp)
-        angles = [math.radians(given[i]["angle"]) for i in self._turned]
-        self._axes = np.array([[math.cos(angle) for angle in angles], [math.sin(angle) for angle in angles]])
-        bounds = [term.get("clip", (-math.inf, math.inf)) for term in given]
+        # Every term is a * b / c, of columns or of the ones that a row is given as its last column: no kind of term
+        # needs calls of its own, whose overhead is most of what a single row costs.
+        factors = [positions([*columns, ONE], _factors(name, term)) for name, term in terms]
+        self._a, self._b, self._c = np.array(factors, dtype=np.intp).reshape(-1, 3).T
+        self._products = any("product" in term for _, term in terms)
+        self._ratios = any("ratio" in term for _, term in terms)
+        self._turned = np.array([i for i, (_, term) in enumerate(terms) if "angle" in term], dtype=np.intp)
+        angles = [math.radians(terms[i][1]["angle"]) for i in self._turned]
+        self._cosines, self._sines = np.cos(angles), np.sin(angles)
+        bounds = [term.get("clip", (-math.inf, math.inf)) for _, term in terms]
         self._low, self._high = np.array(bounds, dtype=np.float64).reshape(-1, 2).T
-        self._plus = np.array([term.get("plus", 0.0) for term in given], dtype=np.float64)
-        self._logarithms = np.array([i for i, term in enumerate(given) if term.get("log")], dtype=np.intp)
+        self._clips = any("clip" in term for _, term in terms)
+        self._plus = np.array([term.get("plus", 0.0) for _, term in terms], dtype=np.float64)
+        self._logarithms = np.array([i for i, (_, term) in enumerate(terms) if term.get("log")], dtype=np.intp)
         # What a column must be greater than, or a term is no number.
-        self.above = {term["ratio"][1]: 0.0 for term in given if "ratio" in term} | {
-            names[i]: -term.get("plus", 0.0) for i in alone if (term := given[i]).get("log") and "clip" not in term
+        self.above = {term["ratio"][1]: 0.0 for _, term in terms if "ratio" in term}
+        self.above |= {
+            name: -term.get("plus", 0.0) for name, term in terms if term.get("log") and not term.keys() & NOT_BOUND
         }
-        self._plain = not any(term.keys() & {"clip", "plus", "log"} for term in given)
 
     def __call__(self, X: Matrix, places: Matrix | None = None) -> Matrix:
         """Return the terms of rows that lie at places of shape (n, 2): (n, columns) to (n, terms)."""
-        out = np.empty((len(X), self._count))
-        results, columns = self._alone
-        if len(results):
-            out[:, results] = X.take(columns, axis=1)
-        for (results, first, second), operation in ((self._ratios, np.divide), (self._products, np.multiply)):
-            if len(results):
-                out[:, results] = operation(X.take(first, axis=1), X.take(second, axis=1))
+        rows = np.empty((len(X), X.shape[1] + 1))
+        rows[:, :-1] = X
+        rows[:, -1] = 1.0
+        out = rows.take(self._a, axis=1)
+        if self._products:
+            out *= rows.take(self._b, axis=1)
+        if self._ratios:
+            out /= rows.take(self._c, axis=1)
         if places is not None and len(self._turned):
-            north, east = places[:, :1], places[:, 1:]
-            out[:, self._turned] = north * self._axes[0] + east * self._axes[1]
-        if self._plain:
-            return out
-        np.maximum(out, self._low, out=out)
-        np.minimum(out, self._high, out=out)
-        out += self._plus
-        out[:, self._logarithms] = np.log(out.take(self._logarithms, axis=1))
+            out[:, self._turned] = places[:, :1] * self._cosines + places[:, 1:] * self._sines
+        if self._clips:
+            np.maximum(out, self._low, out=out)
+            np.minimum(out, self._high, out=out)
+        if len(self._logarithms):
+            out += self._plus
+            out[:, self._logarithms] = np.log(out.take(self._logarithms, axis=1))
         return out
 
 
@@ -112,12 +114,16 @@ def positions(columns: Sequence[str], names: Sequence[str]) -> Indices:
     """
     for name in names:
         if name not in columns:
-            raise ValueError(f"there is no column {name}; there are {', '.join(columns)}")
+            raise ValueError(f"there is no column {name}; there are {', '.join(filter(None, columns))}")
     return np.array([columns.index(name) for name in names], dtype=np.intp)
 
 
-def _pairs(columns: Sequence[str], terms: Sequence[Term], key: str) -> tuple[Indices, Indices, Indices]:
-    """Return which results are of this kind, and their first and second columns."""
-    found = [i for i, term in enumerate(terms) if key in term]
-    first, second = (positions(columns, [terms[i][key][side] for i in found]) for side in (0, 1))
-    return np.array(found, dtype=np.intp), first, second
+def _factors(name: str, term: Term) -> tuple[str, str, str]:
+    """Return a, b and c of a term that is a * b / c; an angle is no such term, and is made of ones first."""
+    if "ratio" in term:
+        above, below = term["ratio"]
+        return above, ONE, below
+    if "product" in term:
+        first, second = term["product"]
+        return first, second, ONE
+    return (ONE if "angle" in term else name), ONE, ONE

@@ -38,6 +38,10 @@ def test_terms_of_the_first_row() -> None:
     np.testing.assert_array_equal(made.transform(ROW)[:, :8], ROW)
 
 
+def test_without_terms_the_columns_stay_alone() -> None:
+    np.testing.assert_array_equal(RowFeatures(COLUMNS, {}).fit(ROW).transform(ROW), ROW)
+
+
 def test_a_row_has_the_same_features_alone_and_among_others() -> None:
     rows = ROW * np.linspace(0.5, 1.5, 50)[:, None]
     made = features().fit(rows)

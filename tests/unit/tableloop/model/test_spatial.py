@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from tableloop.model.kriging import KILOMETRES, KernelInputs
+from tableloop.model.kriging import KILOMETRES, RowInputs
 from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
 
 COLUMNS = ["MedInc", "HouseAge", "AveRooms", "AveBedrms", "Population", "AveOccup", "Latitude", "Longitude"]
@@ -65,11 +65,11 @@ def fitted() -> Fitted:
 
 def kriged_slowly(train: np.ndarray, values: np.ndarray, row: np.ndarray, neighbours: int, candidates: int) -> float:
     """Ordinary kriging as in a textbook: the bordered system, one row, one covariance at a time."""
-    of = KernelInputs(features().fit(train, values).specification_)
+    of = RowInputs(features().fit(train, values).specification_)
     places = of.places
 
     def kernel_inputs(rows: np.ndarray) -> np.ndarray:
-        return of(rows, places(rows))
+        return of(rows, places(rows))[1]
 
     scale = of.lengths * kernel_inputs(train).std(axis=0)
 
@@ -191,7 +191,7 @@ def test_wrong_tables_and_constants_are_refused() -> None:
         features().fit(X[:, :7], y)
     with pytest.raises(ValueError, match="unknown kernel constants: Rooms"):
         features(kernel={"Rooms": 1.0}).fit(X, y)
-    with pytest.raises(ValueError, match=r"Far: one of ratio, .*, around is needed"):
+    with pytest.raises(ValueError, match=r"there is no feature \{'distance': 1, 'mean': 2\}"):
         features({"Far": {"distance": 1, "mean": 2}}).fit(X, y)
     with pytest.raises(NotFittedError):
         features().transform(X)
