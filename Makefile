@@ -13,7 +13,7 @@ DOCKER := $(firstword $(wildcard /usr/bin/docker) docker)
 CONTROL := ./entrypoint.sh python -m appliance.control
 
 # Each of these trains several times; `make test` stays within six minutes on two cores without them.
-LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_onnx_scorer.py \
+LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_gate.py tests/integration/pipeline/test_onnx_scorer.py \
     tests/integration/monitoring/test_drift_monitor.py tests/upgrade
 
 help:  ## show this list

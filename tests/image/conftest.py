@@ -138,7 +138,7 @@ def report(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 def small_params(tmp_path: Path) -> Path:
     """A params.yaml with the quickest candidates only, for tests that are not about the model."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["train"]["candidates"] = {"linear": {}, "hist_gradient_boosting": {"max_iter": 20}}
+    params["train"]["candidates"] = {"linear": {}, "hist_gradient_boosting": {"max_iter": 20, "features": {}}}
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(params, sort_keys=False))
     return readable(file)

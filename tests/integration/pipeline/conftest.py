@@ -38,7 +38,7 @@ QUIET = {
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
     "MLFLOW_MODEL_CATALOG_URI": "",
 }
-SMALL = {"linear": {}, "hist_gradient_boosting": {"max_iter": 20}}
+SMALL = {"linear": {}, "hist_gradient_boosting": {"max_iter": 20, "features": {}}}
 
 
 @dataclass

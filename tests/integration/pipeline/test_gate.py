@@ -1,0 +1,107 @@
+"""The gate in a real registry: what serves is compared with, whatever happened to the alias and to the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
+from tests.integration.pipeline.conftest import Project
+
+ALIAS = "Production"
+
+
+@pytest.fixture
+def serving(trained: Project, tmp_path: Path) -> Project:
+    """Return a project of its own, its version 1 serving."""
+    project = trained.copy(tmp_path)
+    project.model = f"Gate{tmp_path.name}"
+    project.retrain()
+    return project
+
+
+def client_of(project: Project) -> MlflowClient:
+    return MlflowClient(project.uri, project.uri)
+
+
+def serves(project: Project) -> str:
+    return str(client_of(project).get_model_version_by_alias(project.model, ALIAS).version)
+
+
+def registration(project: Project) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((project.workspace / "reports/registration.json").read_text())
+    return report
+
+
+def worsen(project: Project) -> None:
+    project.change("train", candidates={"linear": {}})
+
+
+def test_a_deleted_alias_is_given_back_to_what_serves(serving: Project) -> None:
+    client_of(serving).delete_registered_model_alias(serving.model, ALIAS)
+    serving.retrain()
+    assert (registration(serving)["gate"], serves(serving)) == ("unchanged", "1")
+
+    client_of(serving).delete_registered_model_alias(serving.model, ALIAS)
+    worsen(serving)
+    serving.retrain()
+    report = registration(serving)
+    assert (report["gate"], report["champion_version"], serves(serving)) == ("rejected", "1", "1")
+
+
+def test_a_champion_that_cannot_be_scored_stays_until_a_person_says_otherwise(
+    serving: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    client = client_of(serving)
+    model_id = client.get_model_version(serving.model, "1").source.removeprefix("models:/")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/model.skops").write_bytes(b"damaged")
+    client.log_model_artifacts(model_id, str(tmp_path / "damaged"))
+    serving.change("train", candidates={"hist_gradient_boosting": {"max_iter": 30, "features": {}}})
+    serving.retrain()
+    report = registration(serving)
+    assert (report["gate"], serves(serving)) == ("rejected", "1")
+    assert report["reason"].startswith("version 1 could not be scored: its files are not those it was made with")
+    assert report["reason"].endswith("model.skops was changed")
+    store = Store(Layout(serving.state).database)
+    (last, *_) = store.retrainings(1)
+    assert (last.outcome, last.reason) == ("rejected", report["reason"])
+
+    code, output = serving.run("retrain", "--force")
+    assert code == 2
+    assert "--force needs --reason" in output
+    serving.retrain("--force", "--reason", "the files of version 1 are lost")
+    assert (registration(serving)["gate"], serves(serving)) == ("promoted", "2")
+    tags = client.get_model_version(serving.model, "2").tags
+    assert tags["gate_forced_reason"] == "the files of version 1 are lost"
+    assert tags["gate_forced_by"]
+    champion = store.serving_champion(serving.model)
+    assert champion is not None
+    assert (champion.version, champion.event) == ("2", "promoted")
+
+
+def test_a_rollback_goes_by_what_served_not_by_who_moved_the_alias(serving: Project) -> None:
+    serving.change("train", candidates={"hist_gradient_boosting": {"max_iter": 30, "features": {}}})
+    serving.retrain()
+    assert serves(serving) == "2"
+    worsen(serving)
+    serving.retrain()
+    # Somebody sets the alias by hand, and the service says that it serves this version.
+    client = client_of(serving)
+    client.set_registered_model_alias(serving.model, ALIAS, "3")
+    run_id = client.get_model_version(serving.model, "3").run_id
+    store = Store(Layout(serving.state).database)
+    store.record_serving(serving.model, "3", run_id, "serves")
+    for former in ("2", "1"):
+        code, output = serving.run("rollback", "--reason", "a test")
+        assert code == 0, output
+        assert serves(serving) == former
+    code, output = serving.run("rollback")
+    assert code == 1
+    assert "version 1 is the first that served" in output
