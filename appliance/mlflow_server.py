@@ -37,8 +37,9 @@ def main() -> None:
     """Serve until a signal."""
     settings = load_settings()
     os.chdir(Layout(settings.state_dir).mlflow)
-    # MLflow reads its environment when it is imported. Which hosts are allowed, appliance.host_guard decides.
-    os.environ.update(server_environment() | {"MLFLOW_SERVER_ALLOWED_HOSTS": "*"})
+    # MLflow reads this when it is first imported, which `server_environment` does. The host guard decides instead.
+    os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"
+    os.environ.update(server_environment())
     # Which WSGI bridge MLflow uses is between it and Starlette.
     warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
     from mlflow.server.fastapi_app import app  # noqa: PLC0415 - after the environment is set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -43,6 +44,14 @@ def test_every_address_answers(running: Appliance) -> None:
     states = {name: service["state"] for name, service in report["services"].items()}
     assert states["api"] == states["mlflow"] == states["prometheus"] == "up"
     assert set(states) == {"api", "mlflow", "prometheus", "grafana"}
+
+
+@pytest.mark.parametrize(("name", "status"), [("mlflow", 200), ("registry.internal", 200), ("evil.example.com", 403)])
+def test_mlflow_answers_under_private_names_only(running: Appliance, name: str, status: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", running.ports["MLFLOW_PORT"], timeout=10)
+    connection.request("GET", "/version", headers={"Host": f"{name}:{running.ports['MLFLOW_PORT']}"})
+    assert connection.getresponse().status == status
+    connection.close()
 
 
 def test_status_shows_services_model_drift_and_training_within_a_second(running: Appliance) -> None:
