@@ -305,6 +305,9 @@ class DummyKeeper:
         """There is nothing to stop."""
 
 
+Keeper = ChampionKeeper | DummyKeeper
+
+
 def dummy_champion() -> Champion:
     """Return a model that maps the possible values of the table's first feature to those of the target, evenly."""
     table = load_table()

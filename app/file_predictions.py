@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
@@ -139,45 +140,36 @@ def _as_validation_error(problems: list[Any]) -> RequestValidationError:
     """Return the problems of a file in FastAPI's format, located by row and column."""
     return RequestValidationError(
         [
-            {
-                "type": "table",
-                "loc": (
-                    "body",
-                    *([f"row {problem.row}"] if problem.row is not None else []),
-                    *([problem.column] if problem.column is not None else []),
-                ),
-                "msg": problem.message,
-                "input": problem.value,
-            }
+            {"type": "table", "loc": _place(problem), "msg": problem.message, "input": problem.value}
             for problem in problems
         ]
     )
 
 
+def _place(problem: Any) -> tuple[str, ...]:
+    row = None if problem.row is None else f"row {problem.row}"
+    return ("body", *(part for part in (row, problem.column) if part is not None))
+
+
 async def _spooled(request: Request, directory: Path) -> BinaryIO:
     """Return the body as a file without a name, which disappears when it is closed or the process ends."""
-    file: Any = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - closed at the end of the answer
-        waiting = bytearray()
-        async for chunk in request.stream():
-            waiting += chunk
-            if len(waiting) >= _SPOOL_BYTES:
-                await run_in_threadpool(file.write, waiting)
-                waiting = bytearray()
-        await run_in_threadpool(file.write, waiting)
-        await run_in_threadpool(file.flush)
+        with ExitStack() as on_failure:
+            file: Any = on_failure.enter_context(tempfile.TemporaryFile(dir=directory))
+            waiting = bytearray()
+            async for chunk in request.stream():
+                waiting += chunk
+                if len(waiting) >= _SPOOL_BYTES:
+                    await run_in_threadpool(file.write, waiting)
+                    waiting = bytearray()
+            await run_in_threadpool(file.write, waiting)
+            await run_in_threadpool(file.flush)
+            on_failure.pop_all()  # the end of the answer closes the file
     except OSError as error:
-        if file is not None:
-            file.close()
         raise HTTPException(
             507, f"the file cannot be kept in {directory} ({error.strerror}): free space there, or send it in parts"
         ) from error
-    except BaseException:
-        if file is not None:
-            file.close()
-        raise
     return file  # type: ignore[no-any-return]
 
 

@@ -56,9 +56,9 @@ class PredictionLog:
     ``retention_days``: predictions without a label are deleted when they are older; 0 keeps all.
     """
 
-    def __init__(self, path: Path, retention_days: float = 0, feature_names: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Path, retention_days: float = 0) -> None:
         self.path = path
-        self.store = Store(path, feature_names, timeout=LOCK_TIMEOUT_SECONDS)
+        self.store = Store(path, timeout=LOCK_TIMEOUT_SECONDS)
         self.problem: str | None = None
         self._names = tuple(self.store.feature_names)
         self._retention_seconds = retention_days * 86_400
@@ -81,13 +81,7 @@ class PredictionLog:
         self._thread.join(timeout=LOCK_TIMEOUT_SECONDS)
 
     async def write(self, rows: list[Row]) -> None:
-        """Return when the rows are committed, all or none.
-
-        Raises
-        ------
-        PredictionLogError
-            They are not, and will not be.
-        """
+        """Enqueue the rows, and return when they are committed."""
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.enqueue(rows, [committed])
         await committed
@@ -98,7 +92,7 @@ class PredictionLog:
         Raises
         ------
         PredictionLogError
-            There is more to write than can be written.
+            The queue is full.
         """
         if self._queued_rows > MAX_QUEUED_ROWS:
             raise PredictionLogError(f"the prediction log {self.path} is behind; try again in a moment")

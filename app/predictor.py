@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
-from app.champion import Champion, Matrix
+from app.champion import Champion, Keeper, Matrix
 from app.errors import NoModelError
 from app.identifiers import new_ids
 from app.metrics import PredictionMetrics
@@ -21,18 +21,6 @@ from tableloop.state.prediction_rows import Row, row
 
 CHUNK_ROWS = 2_000
 _Numbers = tuple[float, float, float, float | None]  # value, ends of the interval, kilometres to the nearest place
-
-
-class Keeper(Protocol):
-    """Holds the model that serves: `app.champion.ChampionKeeper`, or its dummy."""
-
-    @property
-    def current(self) -> Champion | None:
-        """The model that serves, None while there is none."""
-
-    @property
-    def state(self) -> str:
-        """What the keeper is doing, in words."""
 
 
 class _Waiting:
