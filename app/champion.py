@@ -356,7 +356,7 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         engine=model.engine,
         predict=model.predict,
         coverage=float(model.metadata["interval_coverage"]),
-        training_range=tuple((float(low), float(high)) for low, high in map(ranges.get, load_table().feature_names)),
+        training_range=tuple((float(ranges[name][0]), float(ranges[name][1])) for name in load_table().feature_names),
         far_km=float((model.metadata.get("limits") or {}).get("far_km") or "inf"),
     )
 

@@ -37,7 +37,7 @@ from bench.scorer import varied
 from pipeline.stage_runner import raw_data
 from tableloop.model.onnx_scorer import DIRECTORY, Matrix, Scorer
 from tableloop.settings import load_settings
-from tableloop.table import FEATURE_NAMES, load_table
+from tableloop.table import load_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "bench" / "README.md"
@@ -116,7 +116,7 @@ def main() -> None:
     options = _options()
     model = _model_directory(options.model)
     wrk = _wrk()
-    raw = pd.read_csv(raw_data(load_table()))[list(FEATURE_NAMES)].to_numpy(np.float64)
+    raw = pd.read_csv(raw_data(load_table()))[list(load_table().feature_names)].to_numpy(np.float64)
     rows = varied(raw, max(ROWS, *BATCHES))
     cores = sorted(os.sched_getaffinity(0))
     server_core, load_core = cores[0], cores[-1]
@@ -203,10 +203,10 @@ def _wrk() -> str:
 
 def _servers() -> list[Server]:
     def records(rows: Matrix) -> list[dict[str, float]]:
-        return [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows.tolist()]
+        return [dict(zip(load_table().feature_names, row, strict=True)) for row in rows.tolist()]
 
     def split(rows: Matrix) -> dict[str, Any]:
-        return {"dataframe_split": {"columns": FEATURE_NAMES, "data": rows.tolist()}}
+        return {"dataframe_split": {"columns": load_table().feature_names, "data": rows.tolist()}}
 
     def record(rows: Matrix) -> dict[str, float]:
         return records(rows)[0]
@@ -249,8 +249,6 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     state = scratch / "state"
-    scratch.mkdir(exist_ok=True)
-    (scratch / "data").symlink_to(ROOT / "data")  # the table
     (state / "champion").mkdir(parents=True, exist_ok=True)
     for copy in (state / "champion" / "model", scratch / "model"):
         shutil.copytree(model, copy, dirs_exist_ok=True)  # mlflow models serve refuses a link
@@ -363,7 +361,7 @@ def _batch_time(running: Running, rows: Matrix, size: int, call: int) -> float:
 def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int) -> list[str]:
     """Return how a Parquet file goes through the service, beside the scorer alone on the same core."""
     scratch.mkdir()
-    pd.DataFrame(varied(raw, count), columns=list(FEATURE_NAMES)).to_parquet(scratch / "rows.parquet")
+    pd.DataFrame(varied(raw, count), columns=list(load_table().feature_names)).to_parquet(scratch / "rows.parquet")
     alone = _scorer_rate(model, raw, core)
     service = _servers()[0]
     with _started(service, model, scratch, core) as running:
