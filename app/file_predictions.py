@@ -66,18 +66,17 @@ async def predict_table(request: Request) -> StreamingResponse:
         raise _as_validation_error(error.problems) from error
     line = request.scope["line"]
     line.update(model_version=champion.version, rows=rows)
-    answer = _answer(predictor, champion, _Table(reader, writer, sink, file), line)
+    answer = _answer(predictor, champion, _Table(reader, writer, sink), file, line)
     return StreamingResponse(answer, media_type=wanted)
 
 
 class _Table:
     """An answer that is being made, for use by one thread at a time."""
 
-    def __init__(self, reader: Any, writer: Any, sink: io.BytesIO, file: BinaryIO) -> None:
+    def __init__(self, reader: Any, writer: Any, sink: io.BytesIO) -> None:
         self._batches = reader.batches()
         self._writer = writer
         self._sink = sink
-        self._file = file
 
     def predict_next(self, champion: Champion, request_id: str) -> tuple[Any, Answers, list[str], list[Row]] | None:
         """Return the next batch with its answers, ids and rows for the prediction log; None at the end."""
@@ -98,10 +97,6 @@ class _Table:
         self._writer.close()
         return self._taken()
 
-    def close(self) -> None:
-        """Close the file, which removes it."""
-        self._file.close()
-
     def _taken(self) -> bytes:
         taken = self._sink.getvalue()
         self._sink.seek(0)
@@ -110,7 +105,7 @@ class _Table:
 
 
 async def _answer(
-    predictor: Predictor, champion: Champion, table: _Table, line: dict[str, Any]
+    predictor: Predictor, champion: Champion, table: _Table, file: BinaryIO, line: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     sent, request_id = 0, line["request_id"]
     try:
@@ -133,7 +128,7 @@ async def _answer(
         logger.error(f"request {request_id} is incomplete: it ends after {sent:,} rows: {error}")
         raise
     finally:
-        table.close()
+        file.close()
 
 
 def _as_validation_error(problems: list[Any]) -> RequestValidationError:

@@ -124,12 +124,7 @@ class Predictor:
                     settle(done, error)
 
     async def many(self, batch: list[Features], line: dict[str, Any]) -> list[Prediction]:
-        """Return the predictions of many rows, in their order, all by the same version.
-
-        Raises
-        ------
-        NoModelError, PredictionLogError
-        """
+        """Return the predictions of many rows, in their order, all by the same version; errors as of `one`."""
         champion = self.champion()
         parts = await run_in_threadpool(_predict_batch, champion, batch, line["request_id"])
         await self.committed([logged for rows, _, _ in parts for logged in rows])
@@ -142,13 +137,7 @@ class Predictor:
         return answers
 
     def committed(self, rows: list[Row]) -> asyncio.Future[None]:
-        """Queue rows for the log, and return a future that is done when they are committed; at once without a log.
-
-        Raises
-        ------
-        PredictionLogError
-            As `PredictionLog.enqueue` does.
-        """
+        """Queue rows for the log, and return a future that is done when they are committed; at once without a log."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.log is None:
             done.set_result(None)
@@ -157,12 +146,7 @@ class Predictor:
         return done
 
     def champion(self) -> Champion:
-        """Return the model that serves.
-
-        Raises
-        ------
-        NoModelError
-        """
+        """Return the model that serves, or raise `NoModelError`."""
         champion = self.keeper.current
         if champion is None:
             raise NoModelError(f"there is no model to predict with yet: {self.keeper.state}")
