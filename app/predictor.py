@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from itertools import chain
 from typing import Any
@@ -176,13 +177,20 @@ def predict_rows(champion: Champion, matrix: Matrix, request_id: str) -> tuple[A
 def _predict(champion: Champion, group: list[_Waiting]) -> list[_Numbers | Exception]:
     """Return for each waiting row what the model says, or why it says nothing."""
     try:
-        answers = champion.checked(np.array([waiting.row for waiting in group]))
+        return _finite(champion, np.array([waiting.row for waiting in group]))
     except Exception as error:
         if len(group) == 1:
             return [error]
         # A single row may be the cause, so each is tried alone.
         return [numbers for waiting in group for numbers in _predict(champion, [waiting])]
-    return list(zip(*_as_lists(answers), strict=True))
+
+
+def _finite(champion: Champion, rows: Matrix) -> list[_Numbers | Exception]:
+    values, low, high, kilometres = _as_lists(champion.predict(rows))
+    # For a few rows `Champion.checked` takes longer than this.
+    if not math.isfinite(sum(values) + sum(low) + sum(high)):
+        raise ArithmeticError(f"version {champion.version} predicts values that are not finite")
+    return list(zip(values, low, high, kilometres, strict=True))
 
 
 def _as_lists(answers: Answers) -> tuple[list[float], list[float], list[float], list[float] | list[None]]:
