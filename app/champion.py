@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -33,7 +33,7 @@ Source = Literal["registry", "local copy", "dummy"]
 Engine = Literal["compiled", "scikit-learn", "dummy"]
 MAX_RETRY_SECONDS = 300.0
 INCOMING = ".incoming-"
-FORGOTTEN_SECONDS = 3600.0  # a download so old is nobody's any more
+FORGOTTEN_SECONDS = 3600.0  # a download is abandoned after this many seconds
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,7 @@ Record = Callable[[Version, str, str], None]  # a version, what became of it, an
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model.
-
-    ``predict`` answers for rows of shape (n, 8), ``engine`` is what runs in it, ``metadata`` is the one of the
-    MLmodel file.
-    """
+    """A loaded model: ``predict`` takes rows of shape (n, features), and ``metadata`` is that of the MLmodel file."""
 
     predict: Predict
     engine: Engine
@@ -96,12 +92,12 @@ class Champion:
         return str(self.metadata.get("family", "unknown"))
 
     def checked(self, rows: Matrix) -> Answers:
-        """Return the predictions of rows of shape (n, 8).
+        """Return the predictions of rows of shape (n, features).
 
         Raises
         ------
         ArithmeticError
-            One of them is no finite number.
+            A prediction is not a finite number.
         """
         answers = self.predict(rows)
         if not np.isfinite(answers[:3]).all():
@@ -109,9 +105,9 @@ class Champion:
         return answers
 
     def warnings(self, row: tuple[float, ...], kilometres: float | None) -> list[str]:
-        """Return a line for each feature of one row that lies outside of what the model has seen.
+        """Return a line for each feature of one row that lies outside the range of the training data.
 
-        And one when the nearest training place, so many kilometres away, is farther than the model can be relied on.
+        One more says when the nearest training place, this many kilometres away, is too far for the model.
         """
         lines = [
             f"{name} {value:g} is outside the training range {low:g} to {high:g}"
@@ -126,7 +122,7 @@ class Champion:
         return lines
 
     def unusual(self, rows: Matrix, kilometres: Matrix | None) -> npt.NDArray[np.bool_]:
-        """Return of which rows of shape (n, 8) `warnings` has something to say, (n,)."""
+        """Return for which rows of shape (n, features) `warnings` has lines, as shape (n,)."""
         low, high = np.array(self.training_range).T
         outside: npt.NDArray[np.bool_] = ((rows < low) | (rows > high)).any(axis=1)
         if kilometres is not None:
@@ -232,13 +228,7 @@ class ChampionKeeper:
     def _keep(self, incoming: Path, found: Version) -> None:
         """Make the downloaded files the local copy and remove older ones, unless another process has done it."""
         kept = self._directory / f"v{found.version}"
-        pointer = {
-            "version": found.version,
-            "directory": kept.name,
-            "run_id": found.run_id,
-            "registered_at": found.registered_at,
-        }
-        text = json.dumps(pointer)
+        text = json.dumps(asdict(found) | {"directory": kept.name})
         pointer_file = self._directory / "current.json"
         try:
             with champion_lock(self._directory, change=True):
@@ -315,22 +305,27 @@ class DummyKeeper:
         """There is nothing to stop."""
 
 
+Keeper = ChampionKeeper | DummyKeeper
+
+
 def dummy_champion() -> Champion:
-    """Return a model whose prediction is 0.4 of the median income, give or take one half."""
+    """Return a model that maps the possible values of the table's first feature to those of the target, evenly."""
+    table = load_table()
+    first, target = table.features[0], table.target
+    column = table.feature_names.index(first.name)
+    factor = (target.maximum - target.minimum) / (first.maximum - first.minimum)
 
     def predict(rows: Matrix) -> Answers:
-        values = 0.4 * rows[:, 0]
+        values = target.minimum + factor * (rows[:, column] - first.minimum)
         return Answers(values, values - 0.5, values + 0.5, None)
 
     metadata = {
         "family": "dummy",
-        "training_range": {column.name: [column.minimum, column.maximum] for column in load_table().features}
-        | {"Latitude": [32.5, 42.0], "Longitude": [-124.4, -114.3]},
+        "training_range": {feature.name: [feature.minimum, feature.maximum] for feature in table.features},
         "scores": {},
         "interval_coverage": 0.9,
     }
-    example = np.array([list(load_table().example.values())])
-    model = Model(predict, "dummy", metadata, example)
+    model = Model(predict, "dummy", metadata, np.array([list(table.example.values())]))
     return tried(model, Version("dummy", "none", None), "dummy")
 
 
@@ -340,8 +335,7 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
     Raises
     ------
     ValueError
-        It answers with wrong shapes, with something that is no number or outside of its interval, or does not say
-        what it was trained on.
+        A prediction has the wrong shape, is not finite or lies outside its interval, or the metadata lack a part.
     """
     values, low, high, _ = model.predict(model.example)
     expected = (len(model.example),)
@@ -356,9 +350,7 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         raise ValueError(f"its metadata lack {', '.join(sorted(missing))}")
     ranges = model.metadata["training_range"]
     return Champion(
-        version=version.version,
-        run_id=version.run_id,
-        registered_at=version.registered_at,
+        **asdict(version),
         source=source,
         metadata=model.metadata,
         engine=model.engine,

@@ -34,15 +34,10 @@ def _parts(request: Request) -> Parts:
     return parts
 
 
-def _predictor(request: Request) -> Predictor:
-    return _parts(request).predictor
-
-
 def _line(request: Request) -> dict[str, Any]:
     line: dict[str, Any] = request.scope["line"]
     return line
 
 
 AppParts = Annotated[Parts, Depends(_parts)]
-ThePredictor = Annotated[Predictor, Depends(_predictor)]
 LogLine = Annotated[dict[str, Any], Depends(_line)]  # of this request; what a route adds is logged

@@ -63,35 +63,24 @@ class DriftReport(Collector):
             for column in report.get("columns", []):
                 family.add_metric([column["name"]], float(column[key]))
             yield family
-        monitor = report.get("monitor", {})
-        joint = report.get("joint")
-        policy = report.get("policy", {})
-        live = report.get("live")
-        if live:
-            yield GaugeMetricFamily(
-                "live_error_worse",
+        live, joint, monitor = (report.get(part) or {} for part in ("live", "joint", "monitor"))
+        gauges = {
+            "live_error_worse": (
                 "1 where the newest labels are worse than the version promised, by a margin and by more than chance",
-                value=float(live["worse"]),
-            )
-        if joint:
-            yield GaugeMetricFamily("drift_auc", "How well rows are told from the training rows", value=joint["auc"])
-        yield GaugeMetricFamily("drift_detected", "1 for drift", value=float(report["status"] == "drift"))
-        yield GaugeMetricFamily(
-            "drift_window_rows", "Predictions looked at", value=report.get("window", {}).get("rows", 0)
-        )
-        yield GaugeMetricFamily(
-            "drift_windows_in_a_row", "Windows that wanted a retraining", value=monitor.get("windows", 0)
-        )
-        yield GaugeMetricFamily(
-            "labels_unused", "Labels that no training has used yet", value=report.get("new_labels", 0)
-        )
-        yield GaugeMetricFamily(
-            "retraining_running", "1 while one of the monitor runs", value=monitor.get("retraining", 0)
-        )
-        if looked_at := _seconds(monitor.get("looked_at")):
-            yield GaugeMetricFamily(
-                "drift_checked_timestamp_seconds", "When the monitor last looked", value=looked_at
-            )
+                live.get("worse"),
+            ),
+            "drift_auc": ("How well rows are told from the training rows", joint.get("auc")),
+            "drift_detected": ("1 for drift", report["status"] == "drift"),
+            "drift_window_rows": ("Predictions looked at", report.get("window", {}).get("rows", 0)),
+            "drift_windows_in_a_row": ("Windows that wanted a retraining", monitor.get("windows", 0)),
+            "labels_unused": ("Labels that no training has used yet", report.get("new_labels", 0)),
+            "retraining_running": ("1 while one of the monitor runs", monitor.get("retraining", 0)),
+            "drift_checked_timestamp_seconds": ("When the monitor last looked", _seconds(monitor.get("looked_at"))),
+        }
+        for name, (text, value) in gauges.items():
+            if value is not None:
+                yield GaugeMetricFamily(name, text, value=float(value))
+        policy = report.get("policy", {})
         limits = GaugeMetricFamily("drift_threshold", "What counts as drift", labels=["measure"])
         for measure in ("psi", "wasserstein", "auc", "alpha", "sustained", "new_labels"):
             if measure in policy:

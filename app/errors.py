@@ -11,7 +11,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app.drift_metrics import NoReportError
-from app.labels import RefusedError
 from app.prediction_writer import PredictionLogError
 from tableloop.model_process import ModelProcessError
 from tableloop.state.database import StoreError
@@ -28,12 +27,10 @@ def add_handlers(app: FastAPI) -> None:
     """Register the handlers of this module."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(NoModelError, _unavailable)
-    app.add_exception_handler(PredictionLogError, _unavailable)
-    app.add_exception_handler(StoreError, _unavailable)
-    app.add_exception_handler(ModelProcessError, _no_answer)
-    app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(NoReportError, _missing)
+    app.add_exception_handler(ModelProcessError, _no_answer)
+    for temporary in (NoModelError, PredictionLogError, StoreError):
+        app.add_exception_handler(temporary, _unavailable)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -68,11 +65,6 @@ async def _unavailable(_request: Request, error: Exception) -> Response:
 
 async def _no_answer(_request: Request, error: Exception) -> Response:
     return _answer(503, f"the model gives no answer: it {error}", {"Retry-After": "5"})
-
-
-async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusedError)
-    return _answer(error.status, str(error))
 
 
 async def _missing(_request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
@@ -65,18 +66,17 @@ async def predict_table(request: Request) -> StreamingResponse:
         raise _as_validation_error(error.problems) from error
     line = request.scope["line"]
     line.update(model_version=champion.version, rows=rows)
-    answer = _answer(predictor, champion, _Table(reader, writer, sink, file), line)
+    answer = _answer(predictor, champion, _Table(reader, writer, sink), file, line)
     return StreamingResponse(answer, media_type=wanted)
 
 
 class _Table:
     """An answer that is being made, for use by one thread at a time."""
 
-    def __init__(self, reader: Any, writer: Any, sink: io.BytesIO, file: BinaryIO) -> None:
+    def __init__(self, reader: Any, writer: Any, sink: io.BytesIO) -> None:
         self._batches = reader.batches()
         self._writer = writer
         self._sink = sink
-        self._file = file
 
     def predict_next(self, champion: Champion, request_id: str) -> tuple[Any, Answers, list[str], list[Row]] | None:
         """Return the next batch with its answers, ids and rows for the prediction log; None at the end."""
@@ -97,10 +97,6 @@ class _Table:
         self._writer.close()
         return self._taken()
 
-    def close(self) -> None:
-        """Close the file, which removes it."""
-        self._file.close()
-
     def _taken(self) -> bytes:
         taken = self._sink.getvalue()
         self._sink.seek(0)
@@ -109,7 +105,7 @@ class _Table:
 
 
 async def _answer(
-    predictor: Predictor, champion: Champion, table: _Table, line: dict[str, Any]
+    predictor: Predictor, champion: Champion, table: _Table, file: BinaryIO, line: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     sent, request_id = 0, line["request_id"]
     try:
@@ -132,52 +128,43 @@ async def _answer(
         logger.error(f"request {request_id} is incomplete: it ends after {sent:,} rows: {error}")
         raise
     finally:
-        table.close()
+        file.close()
 
 
 def _as_validation_error(problems: list[Any]) -> RequestValidationError:
     """Return the problems of a file in FastAPI's format, located by row and column."""
     return RequestValidationError(
         [
-            {
-                "type": "table",
-                "loc": (
-                    "body",
-                    *([f"row {problem.row}"] if problem.row is not None else []),
-                    *([problem.column] if problem.column is not None else []),
-                ),
-                "msg": problem.message,
-                "input": problem.value,
-            }
+            {"type": "table", "loc": _place(problem), "msg": problem.message, "input": problem.value}
             for problem in problems
         ]
     )
 
 
+def _place(problem: Any) -> tuple[str, ...]:
+    row = None if problem.row is None else f"row {problem.row}"
+    return ("body", *(part for part in (row, problem.column) if part is not None))
+
+
 async def _spooled(request: Request, directory: Path) -> BinaryIO:
     """Return the body as a file without a name, which disappears when it is closed or the process ends."""
-    file: Any = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - closed at the end of the answer
-        waiting = bytearray()
-        async for chunk in request.stream():
-            waiting += chunk
-            if len(waiting) >= _SPOOL_BYTES:
-                await run_in_threadpool(file.write, waiting)
-                waiting = bytearray()
-        await run_in_threadpool(file.write, waiting)
-        await run_in_threadpool(file.flush)
+        with ExitStack() as on_failure:
+            file: Any = on_failure.enter_context(tempfile.TemporaryFile(dir=directory))
+            waiting = bytearray()
+            async for chunk in request.stream():
+                waiting += chunk
+                if len(waiting) >= _SPOOL_BYTES:
+                    await run_in_threadpool(file.write, waiting)
+                    waiting = bytearray()
+            await run_in_threadpool(file.write, waiting)
+            await run_in_threadpool(file.flush)
+            on_failure.pop_all()  # the end of the answer closes the file
     except OSError as error:
-        if file is not None:
-            file.close()
         raise HTTPException(
             507, f"the file cannot be kept in {directory} ({error.strerror}): free space there, or send it in parts"
         ) from error
-    except BaseException:
-        if file is not None:
-            file.close()
-        raise
     return file  # type: ignore[no-any-return]
 
 

@@ -6,29 +6,20 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Literal
 
+from fastapi import HTTPException
 from loguru import logger
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.prediction_writer import PredictionLog
-from app.schemas import TABLE, Feedback, FeedbackList, Label, LabelOutcome
+from app.schemas import TABLE, TARGET, Feedback, FeedbackList, Label, LabelOutcome
 from tableloop.state.database import StoreError
 from tableloop.state.prediction_rows import Labelled
-from tableloop.table import load_table
 
 LIVE_WINDOW = 500  # labelled predictions of a version: live errors are of the newest so many
 VERSIONS = 5  # with live errors; the older ones serve no more
-
-
-class RefusedError(Exception):
-    """A label that is not stored; `status` is 404 or 409."""
-
-    def __init__(self, status: Literal[404, 409], message: str) -> None:
-        super().__init__(message)
-        self.status: Literal[404, 409] = status
 
 
 class FeedbackKeeper:
@@ -57,14 +48,14 @@ class FeedbackKeeper:
 
         Raises
         ------
-        RefusedError
-            There is no such prediction, or it has a label.
+        HTTPException
+            404: there is no such prediction. 409: it has a label.
         PredictionLogError
             It cannot be written.
         """
-        ((labelled, refusal),) = await self._store([label])
-        if refusal is not None or labelled is None:
-            raise refusal or _unknown(label.prediction_id)
+        (labelled,) = await self._store([label])
+        if isinstance(labelled, HTTPException):
+            raise labelled
         return {
             "prediction_id": labelled.prediction_id,
             "actual_value": labelled.actual_value,
@@ -82,35 +73,34 @@ class FeedbackKeeper:
         PredictionLogError
             It cannot be written; what was stored before is refused with 409 when the list is sent again.
         """
-        outcomes = [
-            LabelOutcome(
-                prediction_id=label.prediction_id,
-                status=201 if refusal is None else refusal.status,
-                detail="stored" if refusal is None else str(refusal),
-            )
-            for label, (_, refusal) in zip(labels, await self._store(labels), strict=True)
-        ]
+        results = await self._store(labels)
+        outcomes = []
+        for label, result in zip(labels, results, strict=True):
+            refusal = result if isinstance(result, HTTPException) else None
+            status, detail = (refusal.status_code, refusal.detail) if refusal else (201, "stored")
+            outcomes.append(LabelOutcome(prediction_id=label.prediction_id, status=status, detail=detail))
         stored = sum(outcome.status == 201 for outcome in outcomes)
         return FeedbackList(stored=stored, refused=len(outcomes) - stored, outcomes=outcomes)
 
-    async def _store(self, labels: Sequence[Label]) -> list[tuple[Labelled | None, RefusedError | None]]:
+    async def _store(self, labels: Sequence[Label]) -> list[Labelled | HTTPException]:
+        """Store labels; return each as it is stored, or why it is refused."""
         if self._log is None:
-            return [(None, _unknown(label.prediction_id, " (PREDICTION_LOG is off)")) for label in labels]
-        results: list[tuple[Labelled | None, RefusedError | None]] = []
+            return [_unknown(label.prediction_id, " (PREDICTION_LOG is off)") for label in labels]
+        results: list[Labelled | HTTPException] = []
         outcomes = await self._log.label([(label.prediction_id, label.actual_value) for label in labels])
         for label, (labelled, stored) in zip(labels, outcomes, strict=True):
             if labelled is None:
-                results.append((None, _unknown(label.prediction_id)))
+                results.append(_unknown(label.prediction_id))
             elif stored:
                 self.live_errors.add(labelled)
                 self._stored.labels(labelled.model_version).inc()
-                results.append((labelled, None))
+                results.append(labelled)
             else:
                 message = (
                     f"prediction {label.prediction_id} was labelled {labelled.actual_value:g} at "
                     f"{_iso(labelled.received_at)}; a label cannot be changed"
                 )
-                results.append((labelled, RefusedError(409, message)))
+                results.append(HTTPException(409, message))
         return results
 
 
@@ -140,10 +130,10 @@ class LiveErrors(Collector):
         """Return the gauges; without samples while there are no labels."""
         newest = f"of the newest {LIVE_WINDOW} labelled predictions of a version"
         gauges = {
-            "live_rmse": f"Root mean square error {newest}, in {load_table().target.unit}",
-            "live_mae": f"Mean absolute error {newest}, in {load_table().target.unit}",
+            "live_rmse": f"Root mean square error {newest}, in {TARGET.unit}",
+            "live_mae": f"Mean absolute error {newest}, in {TARGET.unit}",
             "live_interval_coverage": f"Share {newest} inside their intervals",
-            "live_labels": f"How many live_rmse is of: at most {LIVE_WINDOW}",
+            "live_labels": f"Number of labels that live_rmse is computed from, at most {LIVE_WINDOW}",
         }
         families = {name: GaugeMetricFamily(name, text, labels=["model_version"]) for name, text in gauges.items()}
         for version, errors in self._errors.items():
@@ -155,8 +145,8 @@ class LiveErrors(Collector):
         yield from families.values()
 
 
-def _unknown(prediction_id: str, why: str = "") -> RefusedError:
-    return RefusedError(404, f"there is no prediction {prediction_id} in the log{why}")
+def _unknown(prediction_id: str, why: str = "") -> HTTPException:
+    return HTTPException(404, f"there is no prediction {prediction_id} in the log{why}")
 
 
 def _iso(seconds: float) -> str:

@@ -18,7 +18,7 @@ from loguru import logger
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from app import logs, openapi
-from app.champion import ChampionKeeper, DummyKeeper, Version
+from app.champion import ChampionKeeper, DummyKeeper, Keeper, Version
 from app.deps import Parts
 from app.drift_metrics import DriftReport, Retrains
 from app.errors import add_handlers
@@ -103,7 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _keeper(settings: Settings, layout: Layout, store: Store) -> ChampionKeeper | DummyKeeper:
+def _keeper(settings: Settings, layout: Layout, store: Store) -> Keeper:
     if settings.test_mode:
         return DummyKeeper()
     from app.model_loader import MlflowRegistry  # noqa: PLC0415 - half a second that TEST_MODE does not need

@@ -69,9 +69,7 @@ class PredictionMetrics(Collector):
 
 
 class _Message(NamedTuple):
-    """The part of a request or response that the instrumentator's metrics read."""
-
-    headers: dict[str, int]
+    headers: dict[str, int]  # the part of a request or response that the instrumentator's metrics read
 
 
 class HttpMetrics:
@@ -106,16 +104,10 @@ class ModelInfo(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the gauges; without samples while there is no model."""
         info = GaugeMetricFamily("model_info", "The model that serves", labels=["version", "family", "run_id"])
-        rmse = GaugeMetricFamily(
-            "model_test_rmse",
-            f"RMSE on the test rows at registration, in {load_table().target.unit}",
-            labels=["model_version"],
-        )
-        coverage = GaugeMetricFamily(
-            "model_interval_coverage",
-            "Share of true values that its intervals are made to contain",
-            labels=["model_version"],
-        )
+        error = f"RMSE on the test rows at registration, in {load_table().target.unit}"
+        rmse = GaugeMetricFamily("model_test_rmse", error, labels=["model_version"])
+        share = "Share of true values that its intervals are made to contain"
+        coverage = GaugeMetricFamily("model_interval_coverage", share, labels=["model_version"])
         champion = self._current()
         if champion is not None:
             info.add_metric([champion.version, champion.family, champion.run_id], 1)

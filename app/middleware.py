@@ -18,6 +18,7 @@ from app.logs import RequestLog
 from app.metrics import HttpMetrics
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
+_CLOSE = {"Connection": "close"}
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -61,7 +62,8 @@ class RequestMiddleware:
             if length is None:
                 await self._app(scope, _limited(receive, limit), send_with_id)
             elif length > limit:
-                await _too_large(limit)(scope, receive, send_with_id)
+                # Closing the connection keeps the server from reading the rest of the body.
+                await JSONResponse({"detail": _too_large(limit)}, 413, _CLOSE)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except Exception:
@@ -125,16 +127,11 @@ def _limited(receive: Receive, limit: int) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > limit:
-            raise HTTPException(413, _too_large_detail(limit), {"Connection": "close"})
+            raise HTTPException(413, _too_large(limit), _CLOSE)
         return message
 
     return limited
 
 
-def _too_large(limit: int) -> JSONResponse:
-    # Closing the connection keeps the server from reading the rest of the body.
-    return JSONResponse({"detail": _too_large_detail(limit)}, 413, {"Connection": "close"})
-
-
-def _too_large_detail(limit: int) -> str:
+def _too_large(limit: int) -> str:
     return f"the body is larger than {limit // 1024**2} MB"

@@ -106,11 +106,7 @@ TOO_GREAT: Final = {"msg": f"Input should be less than or equal to {FIRST.maximu
 NO_HISTORY: Final = problem("The history cannot be read", "database is locked", RETRY)
 IMPOSSIBLE_ROW: Final = invalid(
     "A field is missing, unknown, not a number or impossible, or the body is not JSON; nothing is logged",
-    {
-        "type": "less_than_equal",
-        "loc": ["body", FIRST.name],
-        **TOO_GREAT,
-    },
+    {"type": "less_than_equal", "loc": ["body", FIRST.name], **TOO_GREAT},
 )
 
 _HEADER_LINE = ",".join(TABLE.feature_names)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from loguru import logger
 
@@ -56,9 +56,9 @@ class PredictionLog:
     ``retention_days``: predictions without a label are deleted when they are older; 0 keeps all.
     """
 
-    def __init__(self, path: Path, retention_days: float = 0, feature_names: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Path, retention_days: float = 0) -> None:
         self.path = path
-        self.store = Store(path, feature_names, timeout=LOCK_TIMEOUT_SECONDS)
+        self.store = Store(path, timeout=LOCK_TIMEOUT_SECONDS)
         self.problem: str | None = None
         self._names = tuple(self.store.feature_names)
         self._retention_seconds = retention_days * 86_400
@@ -81,13 +81,7 @@ class PredictionLog:
         self._thread.join(timeout=LOCK_TIMEOUT_SECONDS)
 
     async def write(self, rows: list[Row]) -> None:
-        """Return when the rows are committed, all or none.
-
-        Raises
-        ------
-        PredictionLogError
-            They are not, and will not be.
-        """
+        """Enqueue the rows, and return when they are committed."""
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.enqueue(rows, [committed])
         await committed
@@ -98,7 +92,7 @@ class PredictionLog:
         Raises
         ------
         PredictionLogError
-            There is more to write than can be written.
+            The queue is full.
         """
         if self._queued_rows > MAX_QUEUED_ROWS:
             raise PredictionLogError(f"the prediction log {self.path} is behind; try again in a moment")
@@ -125,40 +119,27 @@ class PredictionLog:
         return outcomes
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping:
+        group: list[_Entry | _LabelEntry | None] = []
+        while group[-1:] != [None]:
             try:
-                entry = self._queue.get(timeout=max(0.0, self._prune_at - time.monotonic()))
+                group = [self._queue.get(timeout=max(0.0, self._prune_at - time.monotonic()))]
             except Empty:
                 self._prune()
                 continue
-            if entry is None:
-                break
-            group: list[_Entry] = []
-            labels: _LabelEntry | None = None
-            while True:
-                if isinstance(entry, _LabelEntry):
-                    labels = entry  # the end of its group, so that no group is long
-                    break
-                group.append(entry)
-                try:
-                    entry = self._queue.get_nowait()
-                except Empty:
-                    break
-                if entry is None:
-                    stopping = True
-                    break
-            if group:
-                problem = self._commit([row for entry in group for row in entry.rows])
-                # all futures belong to the one event loop of the process
-                group[0].waiting[0].get_loop().call_soon_threadsafe(self._resolve, group, problem)
-            if labels is not None:
-                self._label(labels)
+            with suppress(Empty):
+                while isinstance(group[-1], _Entry):  # labels end their group, so that no group is long
+                    group.append(self._queue.get_nowait())
+            if entries := [entry for entry in group if isinstance(entry, _Entry)]:
+                problem = self._commit([row for entry in entries for row in entry.rows])
+                # All futures belong to the one event loop of the process.
+                entries[0].waiting[0].get_loop().call_soon_threadsafe(self._resolve, entries, problem)
+            if isinstance(group[-1], _LabelEntry):
+                self._label(group[-1])
             if time.monotonic() >= self._prune_at:  # also when the queue is never empty
                 self._prune()
         self._close()
 
-    def _commit(self, rows: list[Row]) -> str | None:
+    def _commit(self, rows: list[Row]) -> PredictionLogError | None:
         """Write the rows in one transaction; return what went wrong, if anything."""
         try:
             connection = self._open()
@@ -170,7 +151,6 @@ class PredictionLog:
         return None
 
     def _label(self, entry: _LabelEntry) -> None:
-        """Store labels and have the waiting future done."""
         problem = None
         outcomes: list[Label] = []
         try:
@@ -178,7 +158,7 @@ class PredictionLog:
             self._succeeded()
         except (StoreError, sqlite3.Error, OSError) as error:
             problem = self._failed(error)
-        entry.waiting.get_loop().call_soon_threadsafe(_resolve_labels, entry.waiting, outcomes, problem)
+        entry.waiting.get_loop().call_soon_threadsafe(settle, entry.waiting, problem, outcomes)
 
     def _prune(self) -> None:
         """Delete the next few predictions that are too old; what was looked at once is not looked at again."""
@@ -195,30 +175,25 @@ class PredictionLog:
             self._pruned_to = end
             self._prune_at = time.monotonic() + PRUNE_PAUSE_SECONDS
 
-    def _failed(self, error: Exception) -> str:
-        """Return what is wrong with the log, and log it when it is news."""
+    def _failed(self, error: Exception) -> PredictionLogError:
+        """Return what is wrong with the log, and report it when it is new."""
         self._close()  # the next group begins with a fresh look at the file
         problem = f"the prediction log {self.path} cannot be written ({error}): {_remedy(error, self.path)}"
         if self.problem is None:
             logger.error(problem)
         self.problem = problem
-        return problem
+        return PredictionLogError(problem)
 
     def _succeeded(self) -> None:
         if self.problem is not None:
             logger.info(f"the prediction log {self.path} is written again")
             self.problem = None
 
-    def _resolve(self, group: list[_Entry], problem: str | None) -> None:
+    def _resolve(self, group: list[_Entry], problem: PredictionLogError | None) -> None:
         for rows, waiting in group:
             self._queued_rows -= len(rows)
             for future in waiting:
-                if future.done():  # the client went away and its request was cancelled
-                    continue
-                if problem is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(PredictionLogError(problem))
+                settle(future, problem)
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
@@ -242,13 +217,14 @@ class PredictionLog:
             self._connection = None
 
 
-def _resolve_labels(waiting: asyncio.Future[list[Label]], outcomes: list[Label], problem: str | None) -> None:
+def settle(waiting: asyncio.Future[Any], problem: Exception | None, result: Any = None) -> None:
+    """Give a future its result, or the exception where there is a problem."""
     if waiting.done():  # the client went away and its request was cancelled
         return
     if problem is None:
-        waiting.set_result(outcomes)
+        waiting.set_result(result)
     else:
-        waiting.set_exception(PredictionLogError(problem))
+        waiting.set_exception(problem)
 
 
 def _remedy(error: Exception, path: Path) -> str:

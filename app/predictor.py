@@ -6,33 +6,22 @@ import asyncio
 import math
 import time
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
-from app.champion import Champion, Matrix
+from app.champion import Champion, Keeper, Matrix
 from app.errors import NoModelError
 from app.identifiers import new_ids
 from app.metrics import PredictionMetrics
-from app.prediction_writer import PredictionLog
+from app.prediction_writer import PredictionLog, PredictionLogError, settle
 from app.schemas import Features, Interval, Prediction, prediction
 from tableloop.model.intervals import Answers
 from tableloop.state.prediction_rows import Row, row
 
 CHUNK_ROWS = 2_000
-
-
-class Keeper(Protocol):
-    """Holds the model that serves: `app.champion.ChampionKeeper`, or its dummy."""
-
-    @property
-    def current(self) -> Champion | None:
-        """The model that serves, None while there is none."""
-
-    @property
-    def state(self) -> str:
-        """What the keeper is doing, in words."""
+_Numbers = tuple[float, float, float, float | None]  # value, ends of the interval, kilometres to the nearest place
 
 
 class _Waiting:
@@ -66,8 +55,8 @@ class Predictor:
 
         All requests that have arrived are predicted by one call of the model and logged by one commit: a model takes
         hardly longer for sixteen rows than for one. A request is never delayed to form a larger group. Requests that
-        arrive while a group is being committed form the next group. The model runs on the event loop, because handing
-        a row to a thread costs more than the model.
+        arrive while a group is being committed form the next group. A compiled model runs on the event loop, because
+        handing a row to a thread costs more than the model. One that answers from another process runs in a thread.
 
         Raises
         ------
@@ -93,18 +82,14 @@ class Predictor:
         self._busy = bool(group)
         if not group:
             return
-        group[-1].done.add_done_callback(self._go_on)
-        try:
-            self._predict_group(self.champion(), group)
-        except Exception as failure:
-            if len(group) == 1:
-                _fail(group[0], failure)
-                return
-            for waiting in group:  # a single row may be the cause, so each is tried alone
-                try:
-                    self._predict_group(self.champion(), [waiting])
-                except Exception as error:
-                    _fail(waiting, error)
+        done = group[-1].done
+        done.add_done_callback(self._go_on)
+        champion = self.champion()
+        if champion.engine != "scikit-learn":
+            self._answer(champion, group, _predict(champion, group))
+            return
+        predicting = done.get_loop().run_in_executor(None, _predict, champion, group)
+        predicting.add_done_callback(lambda predicted: self._answer(champion, group, predicted.result()))
 
     def _go_on(self, done: asyncio.Future[None]) -> None:
         # Two turns of the loop later, clients that were just answered have sent their next request. Without this
@@ -112,34 +97,35 @@ class Predictor:
         loop = done.get_loop()
         loop.call_soon(loop.call_soon, self._predict_waiting)
 
-    def _predict_group(self, champion: Champion, group: list[_Waiting]) -> None:
+    def _answer(self, champion: Champion, group: list[_Waiting], predicted: list[_Numbers | Exception]) -> None:
         version = champion.version
-        answers = _as_lists(champion.predict(np.array([waiting.row for waiting in group])))
         rows: list[Row] = []
-        for waiting, prediction_id, value, low, high, km in zip(group, new_ids(len(group)), *answers, strict=True):
-            if not math.isfinite(value + low + high):
-                raise ArithmeticError(f"version {version} predicts {value} [{low}, {high}] for {waiting.row}")
-            warnings = champion.warnings(waiting.row, km)
+        answered: list[asyncio.Future[None]] = []
+        for waiting, prediction_id, numbers in zip(group, new_ids(len(group)), predicted, strict=True):
+            if isinstance(numbers, Exception):
+                settle(waiting.done, numbers)
+                continue
+            value, low, high, kilometres = numbers
             waiting.value = value
             interval: Interval = {"low": low, "high": high, "coverage": champion.coverage}
+            warnings = champion.warnings(waiting.row, kilometres)
             waiting.answer = prediction(value, interval, version, prediction_id, warnings)
             rows.append(
                 row(prediction_id, waiting.request_id, waiting.requested_at, version, waiting.row, value, low, high)
             )
-        if self.log is not None:
-            self.log.enqueue(rows, [waiting.done for waiting in group])
-            return
-        for waiting in group:
-            if not waiting.done.done():
-                waiting.done.set_result(None)
+            answered.append(waiting.done)
+        if self.log is None:
+            for done in answered:
+                settle(done, None)
+        elif rows:
+            try:
+                self.log.enqueue(rows, answered)
+            except PredictionLogError as error:
+                for done in answered:
+                    settle(done, error)
 
     async def many(self, batch: list[Features], line: dict[str, Any]) -> list[Prediction]:
-        """Return the predictions of many rows, in their order, all by the same version.
-
-        Raises
-        ------
-        NoModelError, PredictionLogError
-        """
+        """Return the predictions of many rows, in their order, all by the same version; errors as of `one`."""
         champion = self.champion()
         parts = await run_in_threadpool(_predict_batch, champion, batch, line["request_id"])
         await self.committed([logged for rows, _, _ in parts for logged in rows])
@@ -152,13 +138,7 @@ class Predictor:
         return answers
 
     def committed(self, rows: list[Row]) -> asyncio.Future[None]:
-        """Queue rows for the log, and return a future that is done when they are committed; at once without a log.
-
-        Raises
-        ------
-        PredictionLogError
-            As `PredictionLog.enqueue` does.
-        """
+        """Queue rows for the log, and return a future that is done when they are committed; at once without a log."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.log is None:
             done.set_result(None)
@@ -167,12 +147,7 @@ class Predictor:
         return done
 
     def champion(self) -> Champion:
-        """Return the model that serves.
-
-        Raises
-        ------
-        NoModelError
-        """
+        """Return the model that serves, or raise `NoModelError`."""
         champion = self.keeper.current
         if champion is None:
             raise NoModelError(f"there is no model to predict with yet: {self.keeper.state}")
@@ -199,9 +174,23 @@ def predict_rows(champion: Champion, matrix: Matrix, request_id: str) -> tuple[A
     return answers, ids, rows
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.done.done():
-        waiting.done.set_exception(error)
+def _predict(champion: Champion, group: list[_Waiting]) -> list[_Numbers | Exception]:
+    """Return for each waiting row what the model says, or why it says nothing."""
+    try:
+        return _finite(champion, np.array([waiting.row for waiting in group]))
+    except Exception as error:
+        if len(group) == 1:
+            return [error]
+        # A single row may be the cause, so each is tried alone.
+        return [numbers for waiting in group for numbers in _predict(champion, [waiting])]
+
+
+def _finite(champion: Champion, rows: Matrix) -> list[_Numbers | Exception]:
+    values, low, high, kilometres = _as_lists(champion.predict(rows))
+    # For a few rows `Champion.checked` takes longer than this.
+    if not math.isfinite(sum(values) + sum(low) + sum(high)):
+        raise ArithmeticError(f"version {champion.version} predicts values that are not finite")
+    return list(zip(values, low, high, kilometres, strict=True))
 
 
 def _as_lists(answers: Answers) -> tuple[list[float], list[float], list[float], list[float] | list[None]]:

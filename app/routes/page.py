@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -16,11 +15,11 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from app.deps import AppParts, Parts, ThePredictor
+from app.deps import AppParts, Parts
 from app.drift_metrics import NoReportError, read_report
 from app.page_data import NoPlacesError, PageTable, Place, Places, page_table, read_places
 from app.routes import system
-from app.routes.retrainings import retrainings
+from app.routes.retrainings import iso, retrainings
 from app.schemas import TABLE, Features, Retraining
 from tableloop.state.database import StoreError
 
@@ -66,12 +65,7 @@ router = APIRouter(include_in_schema=False)
 
 @cache
 def _page() -> str:
-    words = {
-        "title": TABLE.title,
-        "description": TABLE.description,
-        "source": TABLE.source,
-        "row": TABLE.row,
-        "rows": TABLE.rows,
+    words = {name: getattr(TABLE, name) for name in ("title", "description", "source", "row", "rows")} | {
         "target": TABLE.target.title.lower(),
         "unit": TABLE.display.unit,
         "features": len(TABLE.features),
@@ -88,21 +82,21 @@ async def front_page() -> HTMLResponse:
 
 
 @router.get("/overview")
-async def overview(parts: AppParts, predictor: ThePredictor, response: Response) -> dict[str, Any]:
+async def overview(parts: AppParts, response: Response) -> dict[str, Any]:
     """Return what the page shows of the system: answers of other calls, and what happened in the last hour."""
     now = time.time()
-    champion = predictor.keeper.current
-    ready = await system.ready(predictor, response)
+    champion = parts.predictor.keeper.current
+    ready = await system.ready(parts, response)
     response.status_code = 200
     rmse, labels = parts.feedback.live_errors.rmse(champion.version) if champion else (None, 0)
     return {
-        "now": _iso(now),
+        "now": iso(now),
         "health": await system.health(parts),
         "ready": ready,
         "model": champion and await system.model(parts),
         **await run_in_threadpool(_of_the_store, parts),
         "live": {
-            "started_at": _iso(parts.rates.started),
+            "started_at": iso(parts.rates.started),
             "per_minute": parts.rates.per_minute(now),
             "rmse": rmse,
             "labels": labels,
@@ -111,9 +105,9 @@ async def overview(parts: AppParts, predictor: ThePredictor, response: Response)
 
 
 @router.get("/table")
-def table(places: AllPlaces, predictor: ThePredictor) -> PageTable:
+def table(places: AllPlaces, parts: AppParts) -> PageTable:
     """Return the words, numbers and features that the page shows."""
-    return page_table(places, predictor.keeper.current)
+    return page_table(places, parts.predictor.keeper.current)
 
 
 @router.get("/places")
@@ -123,11 +117,10 @@ def all_places(places: AllPlaces, request: Request) -> Response:
     headers = {"ETag": f'"{found.tag}"', "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if found.tag in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
+    body = found.data
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(
-            found.zipped, headers=headers | {"Content-Encoding": "gzip"}, media_type="application/octet-stream"
-        )
-    return Response(found.data, headers=headers, media_type="application/octet-stream")
+        body, headers["Content-Encoding"] = found.zipped, "gzip"
+    return Response(body, headers=headers, media_type="application/octet-stream")
 
 
 @router.get("/places/nearest")
@@ -159,7 +152,3 @@ def _of_the_store(parts: Parts) -> dict[str, Any]:
     with suppress(StoreError):
         history = [entry for entry in retrainings(parts, RETRAININGS + 1) if entry.outcome][:RETRAININGS]
     return {"drift": drift, "retrainings": history}
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

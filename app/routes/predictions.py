@@ -7,7 +7,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from app import file_predictions, openapi
-from app.deps import LogLine, ThePredictor
+from app.deps import AppParts, LogLine
 from app.direct_route import DirectRoute
 from app.schemas import FIRST, MAX_BATCH_ROWS, TABLE, Batch, Features, Prediction
 
@@ -33,11 +33,7 @@ _BATCH_RESPONSES: openapi.Responses = {
     ),
     422: openapi.invalid(
         "A row is impossible, or the file cannot be read; nothing is predicted or logged",
-        {
-            "type": "less_than_equal",
-            "loc": ["body", 1, FIRST.name],
-            **openapi.TOO_GREAT,
-        },
+        {"type": "less_than_equal", "loc": ["body", 1, FIRST.name], **openapi.TOO_GREAT},
         {
             "type": "table",
             "loc": ["body", "row 2", FIRST.name],
@@ -66,19 +62,14 @@ class _FileRoute(Route):
 router = APIRouter(tags=["predictions"], responses=openapi.CRASH, route_class=DirectRoute)
 
 
-@router.post(
-    "/predict",
-    operation_id="predict",
-    summary=f"Predict one {TABLE.row}",
-    responses=_RESPONSES,
-)
-async def predict(features: Features, predictor: ThePredictor, line: LogLine) -> Prediction:
+@router.post("/predict", operation_id="predict", summary=f"Predict one {TABLE.row}", responses=_RESPONSES)
+async def predict(features: Features, parts: AppParts, line: LogLine) -> Prediction:
     """Predict one row.
 
     All fields are required, in any order. An impossible value is refused with the name of the field. A value outside
     the range of the training data is answered with a warning.
     """
-    return await predictor.one(features, line)
+    return await parts.predictor.one(features, line)
 
 
 router.routes.append(_FileRoute("/predict/batch", file_predictions.predict_table, methods=["POST"]))
@@ -98,6 +89,6 @@ file is checked before the answer begins. An answer that ends early has no last 
     responses=_RESPONSES | _BATCH_RESPONSES,
     openapi_extra={"requestBody": {"content": openapi.FILE_IN}},
 )
-async def predict_batch(batch: Batch, predictor: ThePredictor, line: LogLine) -> list[Prediction]:
+async def predict_batch(batch: Batch, parts: AppParts, line: LogLine) -> list[Prediction]:
     """Predict a list of rows; files are taken by the route before."""
-    return await predictor.many(batch, line)
+    return await parts.predictor.many(batch, line)

@@ -37,10 +37,11 @@ def retrainings(
 ) -> list[Retraining]:
     """Return the history of retrainings, with the first training and one that is running."""
     return [
-        Retraining(**entry._asdict() | {"started_at": _iso(entry.started_at), "ended_at": _iso(entry.ended_at)})
+        Retraining(**entry._asdict() | {"started_at": iso(entry.started_at), "ended_at": iso(entry.ended_at)})
         for entry in parts.store.retrainings(limit)
     ]
 
 
-def _iso(seconds: float | None) -> str | None:
+def iso(seconds: float | None) -> str | None:
+    """Return a time in seconds since 1970 as the text of an answer, in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

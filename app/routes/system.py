@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import openapi
-from app.deps import AppParts, ThePredictor
+from app.deps import AppParts
 from app.metrics import read_health
 from app.schemas import TABLE, Health, ModelCard, Readiness
 
@@ -37,8 +37,9 @@ async def health(parts: AppParts) -> Health:
         },
     },
 )
-async def ready(predictor: ThePredictor, response: Response) -> Readiness:
+async def ready(parts: AppParts, response: Response) -> Readiness:
     """Answer 200 with a model and 503 without; in both cases `detail` says what the service is doing."""
+    predictor = parts.predictor
     champion = predictor.keeper.current
     if champion is None:
         response.status_code = 503

@@ -82,11 +82,8 @@ export function showDistribution({ shades, highest, valueStep }) {
   for (const shade of shades) counts[Math.min(BARS - 1, Math.floor((shade * BARS) / highest))]++;
   const most = Math.max(...counts);
   const corners = counts.flatMap((number, i) => {
-    const top = 100 - (100 * number) / most;
-    return [
-      [i, top],
-      [i + 1, top],
-    ].map(([x, y]) => `${(100 * x) / BARS}% ${y.toFixed(2)}%`);
+    const top = `${(100 - (100 * number) / most).toFixed(2)}%`;
+    return [i, i + 1].map((x) => `${(100 * x) / BARS}% ${top}`);
   });
   for (const part of ["all", "inside"])
     byId("scale").querySelector(`.${part}`).style.clipPath = `polygon(0 100%, ${corners}, 100% 100%)`;

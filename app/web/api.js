@@ -1,5 +1,7 @@
 // Questions to the service. Addresses are relative, so that the page works under any host name and path.
 
+import { sentence } from "./text.js";
+
 /** What went wrong, in words; `fields` has a message for each field with a problem. */
 export class Problem extends Error {
   constructor(message, fields = {}, lines = []) {
@@ -53,8 +55,4 @@ export function problemOf(status, text) {
     lines.push(where.length ? `${where.join(", ")}: ${msg}${value}` : sentence(msg));
   }
   return new Problem(lines[0] ?? `The service answered ${status}.`, fields, lines);
-}
-
-function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }

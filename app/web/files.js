@@ -54,22 +54,15 @@ async function score(file) {
   request.setRequestHeader("Content-Type", TYPES[given]);
   request.setRequestHeader("Accept", TYPES[wanted]);
   request.responseType = "blob";
-  request.upload.addEventListener(
-    "progress",
-    ({ loaded, total }) => (byId("progress").value = total ? loaded / total : 0),
-  );
-  request.upload.addEventListener("load", () => {
+  request.upload.onprogress = ({ loaded, total }) => (byId("progress").value = total ? loaded / total : 0);
+  request.upload.onload = () => {
     byId("progress").removeAttribute("value");
     say(`Predicting ${file.name}…`);
-  });
-  request.addEventListener(
-    "progress",
-    ({ loaded }) => loaded && say(`Predicting ${file.name}: ${size(loaded)} have come back…`),
-  );
-  request.addEventListener("error", () =>
-    fail("The answer ended early: the service stopped, or the file could not be read. Send it again."),
-  );
-  request.addEventListener("load", ({ target }) => finish(file, wanted, target));
+  };
+  request.onprogress = ({ loaded }) => loaded && say(`Predicting ${file.name}: ${size(loaded)} have come back…`);
+  request.onerror = () =>
+    fail("The answer ended early: the service stopped, or the file could not be read. Send it again.");
+  request.onload = ({ target }) => finish(file, wanted, target);
   request.send(file);
 }
 

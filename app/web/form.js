@@ -64,21 +64,10 @@ export class Form {
 
 class Field {
   constructor(feature) {
-    const id = `field-${feature.name}`;
-    this.number = element("input", {
-      id,
-      name: feature.name,
-      type: "text",
-      inputMode: "decimal",
-      autocomplete: "off",
-    });
-    this.slider = element("input", {
-      type: "range",
-      min: 0,
-      max: STEPS,
-      step: 1,
-      ariaLabel: `${feature.title}, slider`,
-    });
+    const { name } = feature;
+    const id = `field-${name}`;
+    this.number = element("input", { id, name, type: "text", inputMode: "decimal", autocomplete: "off" });
+    this.slider = element("input", { type: "range", min: 0, max: STEPS, ariaLabel: `${feature.title}, slider` });
     this.range = element("p", { id: `${id}-range`, className: "note" });
     this.problem = element("p", { id: `${id}-problem`, className: "problem", hidden: true });
     this.number.setAttribute("aria-describedby", `${this.range.id} ${this.problem.id}`);

@@ -46,8 +46,7 @@ async function tryTo(work) {
     askAgain = null;
   } catch (problem) {
     if (problem.name === "AbortError") return;
-    const isService = refuse(problem);
-    askAgain = isService ? () => tryTo(work) : null;
+    askAgain = refuse(problem) ? () => tryTo(work) : null;
   }
 }
 

@@ -71,12 +71,11 @@ export class Picture {
 /** Draw what is around a place, with the others numbered; returns how many kilometres the picture is wide. */
 export function drawLens(canvas, places, chosen, others) {
   const picture = new Picture(canvas);
-  const reach = Math.max(
-    0.02,
-    ...others.map(({ north, east }) =>
-      Math.max(Math.abs(north - chosen.north), Math.abs(east - chosen.east) * places.eastward),
-    ),
-  );
+  const distances = others.flatMap(({ north, east }) => [
+    Math.abs(north - chosen.north),
+    Math.abs(east - chosen.east) * places.eastward,
+  ]);
+  const reach = Math.max(0.02, ...distances);
   const scale = Math.min(picture.width, picture.height) / (2.6 * reach);
   const view = new View(chosen.north, chosen.east, scale, places.eastward);
   picture.drawDots(places, view, colours(places.highest));
@@ -94,13 +93,7 @@ export function drawLens(canvas, places, chosen, others) {
     const aside = x < picture.width / 2 ? 17 : -17;
     while (taken.some(([otherX, otherY]) => Math.hypot(otherX - x, otherY - y) < 17)) x += aside;
     taken.push([x, y]);
-    context.beginPath();
-    context.arc(x, y, 8.5, 0, 2 * Math.PI);
-    context.fillStyle = style.getPropertyValue("--ink");
-    context.fill();
-    context.strokeStyle = paper;
-    context.lineWidth = 1.5;
-    context.stroke();
+    fill(context, circle(x, y, 8.5), style.getPropertyValue("--ink"), paper);
     context.fillStyle = paper;
     context.fillText(String(i + 1), x, y + 0.5);
   });
@@ -111,12 +104,7 @@ export function drawLens(canvas, places, chosen, others) {
 /** Return a colour for each value of a byte, from the stops in the style sheet. */
 export function colours(highest) {
   const stops = getComputedStyle(document.documentElement).getPropertyValue("--ramp").split(",");
-  const channels = stops.map((stop) =>
-    stop
-      .trim()
-      .match(/[0-9a-f]{2}/gi)
-      .map((pair) => parseInt(pair, 16)),
-  );
+  const channels = stops.map((stop) => stop.match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16)));
   return Array.from({ length: 256 }, (_, shade) => {
     const at = Math.min(1, shade / highest) * (channels.length - 1);
     const [low, high] = [channels[Math.floor(at)], channels[Math.ceil(at)]];
@@ -126,52 +114,40 @@ export function colours(highest) {
 }
 
 export function ring(context, x, y, radius, ink, paper) {
-  for (const [width, colour] of [
-    [4, paper],
-    [1.75, ink],
-  ]) {
-    context.beginPath();
-    context.arc(x, y, radius, 0, 2 * Math.PI);
-    context.lineWidth = width;
-    context.strokeStyle = colour;
-    context.stroke();
-  }
+  outline(context, circle(x, y, radius), ink, paper);
 }
 
 export function cross(context, x, y, ink, paper) {
-  for (const [width, colour] of [
-    [4, paper],
-    [1.75, ink],
-  ]) {
-    context.beginPath();
-    for (const [dx, dy] of [
-      [1, 0],
-      [-1, 0],
-      [0, 1],
-      [0, -1],
-    ]) {
-      context.moveTo(x + 4 * dx, y + 4 * dy);
-      context.lineTo(x + 14 * dx, y + 14 * dy);
-    }
-    context.lineWidth = width;
-    context.strokeStyle = colour;
-    context.stroke();
-  }
+  const arms = `M${x + 4} ${y}h10M${x - 4} ${y}h-10M${x} ${y + 4}v10M${x} ${y - 4}v-10`;
+  outline(context, new Path2D(arms), ink, paper);
 }
 
 export function pin(context, x, y, colour, paper) {
-  context.beginPath();
-  context.moveTo(x, y);
-  context.bezierCurveTo(x - 3, y - 8, x - 8, y - 10, x - 8, y - 16);
-  context.arc(x, y - 16, 8, Math.PI, 0);
-  context.bezierCurveTo(x + 8, y - 10, x + 3, y - 8, x, y);
-  context.fillStyle = colour;
-  context.fill();
-  context.lineWidth = 1.5;
-  context.strokeStyle = paper;
-  context.stroke();
-  context.beginPath();
-  context.arc(x, y - 16, 3, 0, 2 * Math.PI);
+  fill(context, new Path2D(`M${x} ${y}c-3 -8 -8 -10 -8 -16a8 8 0 0 1 16 0c0 6 -5 8 -8 16`), colour, paper);
   context.fillStyle = paper;
-  context.fill();
+  context.fill(circle(x, y - 16, 3));
+}
+
+function circle(x, y, radius) {
+  const path = new Path2D();
+  path.arc(x, y, radius, 0, 2 * Math.PI);
+  return path;
+}
+
+/** Draw a line in ink with edges of paper, so that it can be seen on any colour. */
+function outline(context, path, ink, paper) {
+  stroke(context, path, 4, paper);
+  stroke(context, path, 1.75, ink);
+}
+
+function fill(context, path, colour, paper) {
+  context.fillStyle = colour;
+  context.fill(path);
+  stroke(context, path, 1.5, paper);
+}
+
+function stroke(context, path, width, colour) {
+  context.lineWidth = width;
+  context.strokeStyle = colour;
+  context.stroke(path);
 }

@@ -1,7 +1,7 @@
 // The state of the system: asked every few seconds while the page is visible, shown in words and not only in colour.
 
 import { ask } from "./api.js";
-import { ago, amount, announce, byId, count, element, setText } from "./text.js";
+import { ago, amount, announce, byId, count, element, sentence, setText } from "./text.js";
 
 const EVERY = 3000; // milliseconds
 const PATIENCE = 6000;
@@ -49,11 +49,10 @@ function show(overview, onChange) {
 }
 
 function showSilence() {
-  if (silentSince === null) silentSince = new Date();
-  const outage = byId("outage");
-  const text = `The service has not answered since ${silentSince.toLocaleTimeString()}. Asking again every few seconds.`;
-  setText(outage, text);
-  outage.hidden = false;
+  silentSince ??= new Date();
+  const since = silentSince.toLocaleTimeString();
+  setText("outage", `The service has not answered since ${since}. Asking again every few seconds.`);
+  byId("outage").hidden = false;
   byId("system").classList.add("stale");
   for (const item of byId("services").children) {
     if (item.id === "service-api") setState(item, "down", "does not answer this page");
@@ -81,7 +80,7 @@ function showServices({ model, ready, services }) {
   setText("model-state", model ? "" : sentence(ready.detail));
 }
 
-/** Return the services in the order of their titles: this one, which answers, and the others as the watchdog saw them. */
+/** Return the services in the order of `TITLES`: this one, which answers, and the others as the watchdog saw them. */
 function servicesOf({ health, now }) {
   const silent = health.checked_at ? new Date(now) - new Date(health.checked_at) : 0;
   const detail = silent > STALE && `the watchdog last checked ${Math.round(silent / 1000)} s ago`;
@@ -210,12 +209,8 @@ function showRetrainings({ retrainings, now }) {
   byId("retrainings").dataset.said = said;
   const items = retrainings.map((entry) => {
     const version = entry.version ? ` version ${entry.version}` : "";
-    const head = element(
-      "p",
-      {},
-      element("b", { textContent: `${entry.outcome}${version}` }),
-      ` ${ago(entry.ended_at, now)}`,
-    );
+    const outcome = element("b", { textContent: `${entry.outcome}${version}` });
+    const head = element("p", {}, outcome, ` ${ago(entry.ended_at, now)}`);
     const why = [TRIGGERS[entry.trigger] ?? entry.trigger, entry.reason].filter(Boolean).join("; ");
     const item = element("li", {}, head, element("p", { className: "note", textContent: why, title: why }));
     item.dataset.outcome = entry.outcome;
@@ -226,8 +221,4 @@ function showRetrainings({ retrainings, now }) {
 
 function list(words) {
   return words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words.at(-1)}` : words[0];
-}
-
-function sentence(text) {
-  return text && text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }

@@ -42,6 +42,11 @@ export function ago(time, now) {
   return `${Math.round(seconds / 86_400)} days ago`;
 }
 
+/** The text as a sentence: with a capital letter and a full stop. */
+export function sentence(text) {
+  return text && text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
 export function place(latitude, longitude) {
   const north = `${Math.abs(latitude).toFixed(2)}° ${latitude < 0 ? "S" : "N"}`;
   return `${north}, ${Math.abs(longitude).toFixed(2)}° ${longitude < 0 ? "W" : "E"}`;

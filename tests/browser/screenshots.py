@@ -30,7 +30,7 @@ def take(chromium: Browser, address: str, options: dict[str, Any]) -> Image.Imag
     expect(page.locator("#pulse")).to_have_attribute("data-state", "up", timeout=60_000)
     page.get_by_role("button", name=CITY, exact=True).click()
     expect(page.locator("#comparable tr")).to_have_count(6)
-    page.get_by_role("button", name="Take an example").click()
+    page.get_by_role("button", name="Use an example").click()
     expect(page.locator("#preview")).to_be_visible()
     picture = Image.open(io.BytesIO(_screenshot(page)))
     page.close()

@@ -32,13 +32,13 @@ def metric(client: TestClient, name: str) -> float:
 
 def test_a_label_is_answered_with_what_was_stored(client: TestClient) -> None:
     prediction = predict(client)
-    answer = client.post("/feedback", json={"prediction_id": prediction["prediction_id"], "actual_value": 3.5})
+    answer = client.post("/feedback", json={"prediction_id": prediction["prediction_id"], "actual_value": 8.5})
     assert answer.status_code == 201
     stored = answer.json()
     assert stored.pop("received_at").endswith("+00:00")
     assert stored == {
         "prediction_id": prediction["prediction_id"],
-        "actual_value": 3.5,
+        "actual_value": 8.5,
         "model_version": "dummy",
         "predicted_median_house_value": prediction["predicted_median_house_value"],
         "inside_interval": True,

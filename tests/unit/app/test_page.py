@@ -125,7 +125,7 @@ def test_features_are_those_of_the_schema_with_a_scale_of_the_data(client: TestC
     assert scales[1]["scale"][0] == min(values)
     assert scales[1]["scale"][-1] == max(values)
     assert scales[1]["scale"][len(scales[1]["scale"]) // 2] == np.median(values)
-    assert scales[6]["training_range"] == [32.5, 42.0]
+    assert scales[6]["training_range"] == [-90, 90]
 
 
 def test_the_example_file_can_be_predicted(client: TestClient) -> None:
