@@ -1,4 +1,4 @@
-"""How often drift is cried without any, and how often it is found: ``python -m bench.drift [--log-rows N]``.
+"""How often drift is reported without any, and found when there is: ``python -m bench.false_alarms [--log-rows N]``.
 
 Windows are drawn from the test rows, which no model has seen, and compared with the reference of the rows that are
 trained on. Predictions are those of a gradient boosting model of the train and validation rows. With ``--log-rows``
