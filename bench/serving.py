@@ -4,7 +4,7 @@ Four servers take turns on one core, round after round, with the load from anoth
 on (validation, intervals, committed log, metrics), an endpoint of the same web framework and schema that predicts
 nothing, ``mlflow models serve``, and the model as a pyfunc behind FastAPI. No row is sent twice in a row. The model
 is the version that serves in STATE_DIR; the servers have free ports and their state in a temporary directory.
-The table is written to bench/README.md.
+The table is written to bench/README.md. ``--former`` adds the service of another checkout, with a model of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "bench" / "README.md"
 BEGIN, END = "<!-- bench/serving.py writes from here -->", "<!-- to here -->"
 OURS, EMPTY, MLFLOW, PYFUNC = "this service", "empty endpoint", "mlflow models serve", "pyfunc in FastAPI"
+FORMER = "former commit"
 CONNECTIONS = (1, 16, 64)
 BATCHES = {1: 50, 100: 20, 10_000: 5}  # rows: calls, of which the median counts
 WARM_UP_SECONDS = 1
@@ -70,7 +71,7 @@ end
 
 @dataclass(frozen=True)
 class Server:
-    """How to start a server, and how to ask it for one row or for many."""
+    """How to start a server, and how to ask it for one row or for many; what it runs and serves, if not ours."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -79,6 +80,8 @@ class Server:
     one_body: Callable[[Matrix], Any]
     many_body: Callable[[Matrix], Any]
     ready: str
+    root: Path = ROOT
+    model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def main() -> None:
         with ExitStack() as stack:
             running = [
                 stack.enter_context(_started(server, model, scratch / str(number), server_core))
-                for number, server in enumerate(_servers())
+                for number, server in enumerate(_servers(options.former, options.former_model))
             ]
             results = _measure(running, rows, wrk, options)
         lines = _report(results, len(cores))
@@ -169,11 +172,16 @@ def _measure(running: Sequence[Running], rows: Matrix, wrk: str, options: argpar
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.serving")
     parser.add_argument("--model", type=Path, help="directory of an MLflow model with its scorer")
+    parser.add_argument("--former", type=Path, metavar="CHECKOUT", help="another checkout, to compare with")
+    parser.add_argument("--former-model", type=Path, metavar="DIRECTORY", help="the version that it serves")
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk (3)")
     parser.add_argument("--rounds", type=int, default=3, help="in which the servers take turns (3)")
     parser.add_argument("--file-rows", type=int, default=1_000_000, help="rows of the Parquet file; 0: no file")
     parser.add_argument("--dry", action="store_true", help="print only, leave bench/README.md alone")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.former is None) != (options.former_model is None):
+        parser.error("--former and --former-model belong together")
+    return options
 
 
 def _model_directory(given: Path | None) -> Path:
@@ -201,41 +209,38 @@ def _wrk() -> str:
     return str(unpacked)
 
 
-def _servers() -> list[Server]:
+def _servers(former: Path | None = None, former_model: Path | None = None) -> list[Server]:
     def records(rows: Matrix) -> list[dict[str, float]]:
         return [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows.tolist()]
 
-    def split(rows: Matrix) -> dict[str, Any]:
-        return {"dataframe_split": {"columns": FEATURE_NAMES, "data": rows.tolist()}}
-
     def record(rows: Matrix) -> dict[str, float]:
         return records(rows)[0]
+
+    def split(rows: Matrix) -> dict[str, Any]:
+        return {"dataframe_split": {"columns": FEATURE_NAMES, "data": rows.tolist()}}
 
     def uvicorn(name: str) -> Callable[[int], list[str]]:
         options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
         return lambda port: [*_python("uvicorn"), f"bench.servers:{name}", "--port", str(port), *options]
 
-    return [
-        Server(
-            "this service", lambda _: _python("app.main"), "/predict", "/predict/batch", record, records, "/ready"
-        ),
-        Server(EMPTY, uvicorn("empty"), "/predict", "/predict/batch", record, records, "/openapi.json"),
-        Server(
-            MLFLOW,
-            lambda port: [
-                *(*_python("mlflow"), "models", "serve", "--model-uri", "model", "--env-manager", "local"),
-                *("--port", str(port)),
-            ],
-            "/invocations",
-            "/invocations",
-            split,
-            split,
-            "/ping",
-        ),
-        Server(
-            "pyfunc in FastAPI", uvicorn("pyfunc"), "/predict", "/predict/batch", record, records, "/openapi.json"
-        ),
+    def mlflow(port: int) -> list[str]:
+        options = ["--model-uri", "model", "--env-manager", "local", "--port", str(port)]
+        return [*_python("mlflow"), "models", "serve", *options]
+
+    api = ("/predict", "/predict/batch", record, records)
+    ours = Server(OURS, lambda _: _python("app.main"), *api, "/ready")
+    servers = [
+        ours,
+        Server(EMPTY, uvicorn("empty"), *api, "/openapi.json"),
+        Server(MLFLOW, mlflow, "/invocations", "/invocations", split, split, "/ping"),
+        Server(PYFUNC, uvicorn("pyfunc"), *api, "/openapi.json"),
     ]
+    if former is not None:
+        root = former.resolve()
+        interpreter = root / ".venv" / "bin" / "python"
+        command = [str(interpreter if interpreter.exists() else sys.executable), "-m", "app.main"]
+        servers.append(replace(ours, name=FORMER, command=lambda _: command, root=root, model=former_model))
+    return servers
 
 
 def _python(module: str) -> list[str]:
@@ -250,10 +255,10 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
         port = int(probe.getsockname()[1])
     state = scratch / "state"
     scratch.mkdir(exist_ok=True)
-    (scratch / "data").symlink_to(ROOT / "data")  # the table
+    (scratch / "data").symlink_to(server.root / "data")  # the table
     (state / "champion").mkdir(parents=True, exist_ok=True)
     for copy in (state / "champion" / "model", scratch / "model"):
-        shutil.copytree(model, copy, dirs_exist_ok=True)  # mlflow models serve refuses a link
+        shutil.copytree(server.model or model, copy, dirs_exist_ok=True)  # mlflow models serve refuses a link
     pointer = {"version": "1", "directory": "model", "run_id": "bench"}
     (state / "champion" / "current.json").write_text(json.dumps(pointer))
     (scratch / "wrk.lua").write_text(LUA)
@@ -262,7 +267,7 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
         "API_PORT": port,
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # the service starts from its local copy
         "BENCH_MODEL": scratch / "model",
-        "PYTHONPATH": ROOT,
+        "PYTHONPATH": server.root,
         "OMP_NUM_THREADS": 1,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -426,7 +431,7 @@ def _report(results: dict[str, Result], cores: int) -> list[str]:
     ]
     sizes = [f"{size:,} row{'s' * (size > 1)}" for size in BATCHES]
     times = [f"{results[MLFLOW].batches[size] / ours.batches[size]:.1f}" for size in BATCHES]
-    return [
+    lines = [
         f"{time.strftime('%Y-%m-%d')}, {_processor()}, {cores} cores, Python {platform.python_version()}, load "
         f"average {os.getloadavg()[1]:.1f}. Single rows; latencies in milliseconds; the last column is the processor "
         "time that the server used for a request, in microseconds.",
@@ -443,6 +448,16 @@ def _report(results: dict[str, Result], cores: int) -> list[str]:
         "",
         f"{MLFLOW} takes {', '.join(times)} times as long as this service for {', '.join(sizes)}.",
     ]
+    if FORMER in results:
+        former = results[FORMER]
+        rates = ", ".join(f"{ours.loads[count].rate / former.loads[count].rate:.2f}" for count in CONNECTIONS)
+        lines += [
+            "",
+            f"This service by the {FORMER}: requests/s at {', '.join(map(str, CONNECTIONS))} connections {rates}; "
+            f"milliseconds of {sizes[-1]} {ours.batches[10_000] / former.batches[10_000]:.2f}; "
+            f"memory {ours.memory / former.memory:.2f}.",
+        ]
+    return lines
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
