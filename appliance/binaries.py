@@ -74,10 +74,7 @@ GRAFANA = Release(
 def provide(runtime: Path = RUNTIME, *, retry: bool = False) -> dict[str, str]:
     """Fetch what is neither on PATH nor in `runtime`; return the reason for each program that cannot be had."""
     reasons = {}
-    for release, sources in (
-        (PROMETHEUS, (fetch_release, fetch_debian_prometheus)),
-        (GRAFANA, (fetch_release,)),
-    ):
+    for release, sources in ((PROMETHEUS, (fetch_release, fetch_debian_prometheus)), (GRAFANA, (fetch_release,))):
         if shutil.which(release.name) or (runtime / release.name / release.binary).exists():
             continue
         reason = _fetch_unless_refused_lately(release, sources, runtime, retry=retry)
