@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
 
+from appliance.binaries import RUNTIME, UnavailableError, unpack_debian_package
 from bench.scorer import varied
 from pipeline.stage_runner import raw_data
 from tableloop.model.onnx_scorer import DIRECTORY, Matrix, Scorer
@@ -195,18 +196,16 @@ def _model_directory(given: Path | None) -> Path:
 
 def _wrk() -> str:
     """Return the load generator: from PATH, or from Debian's package, unpacked into .runtime/."""
-    unpacked = ROOT / ".runtime" / "wrk" / "usr" / "bin" / "wrk"
     if found := shutil.which("wrk"):
         return found
-    if not unpacked.exists():
-        unpacked.parents[2].mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as directory, suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(["apt-get", "download", "wrk"], cwd=directory, check=True, capture_output=True, timeout=60)
-            (package,) = Path(directory).glob("*.deb")
-            subprocess.run(["dpkg-deb", "-x", package, unpacked.parents[2]], check=True, capture_output=True)
-    if not unpacked.exists():
-        sys.exit("wrk is not on PATH, and Debian's package cannot be had: install it (apt install wrk) and try again")
-    return str(unpacked)
+    fetched = RUNTIME / "wrk" / "usr" / "bin" / "wrk"
+    if not fetched.exists():
+        RUNTIME.mkdir(exist_ok=True)
+        try:
+            unpack_debian_package("wrk", RUNTIME / "wrk")
+        except UnavailableError as error:
+            sys.exit(f"wrk is not on PATH, and Debian's package cannot be had ({error}): apt install wrk, try again")
+    return str(fetched)
 
 
 def _servers(former: Path | None = None, former_model: Path | None = None) -> list[Server]:
