@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
-from appliance.own_registry import registry
+from appliance.own_registry import own_registry
 from appliance.prepare import ROOT, RefusedError
 from appliance.status import is_running, show
+from tableloop.mlflow_http import is_healthy
 from tableloop.settings import Settings, load_settings
 from tableloop.state.layout import Layout
 
@@ -91,8 +93,13 @@ def retrain(settings: Settings) -> int:
     Arguments of the command line are those of `pipeline.retrain`.
     """
     command = [sys.executable, "-m", "pipeline.retrain", *sys.argv[2:]]
+    uri = settings.mlflow_tracking_uri
+    foreign = is_running(settings.state_dir) or uri != settings.own_tracking_uri
+    if foreign and not is_healthy(uri):
+        say(f"cannot retrain: MLflow at {uri} does not answer; see make status, or docker exec NAME make retrain")
+        return 1
     try:
-        with registry(settings):
+        with nullcontext() if foreign else own_registry(settings):
             return subprocess.run(command, check=False).returncode
     except RefusedError as refusal:
         say(f"cannot retrain: {refusal}")

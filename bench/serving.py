@@ -36,9 +36,12 @@ import psutil  # type: ignore[import-untyped]
 from appliance.binaries import RUNTIME, UnavailableError, unpack_debian_package
 from bench.scorer import varied
 from pipeline.stage_runner import raw_data
+from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_scorer import DIRECTORY, Matrix, Scorer
 from tableloop.settings import load_settings
-from tableloop.table import FEATURE_NAMES, load_table
+from tableloop.state.layout import Layout
+from tableloop.state.local_copy import local_copy
+from tableloop.table import load_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "bench" / "README.md"
@@ -120,7 +123,8 @@ def main() -> None:
     options = _options()
     model = _model_directory(options.model)
     wrk = _wrk()
-    raw = pd.read_csv(raw_data(load_table()))[list(FEATURE_NAMES)].to_numpy(np.float64)
+    table = load_table()
+    raw = as_matrix(pd.read_csv(raw_data(table)), table.feature_names)
     rows = varied(raw, max(ROWS, *BATCHES))
     cores = sorted(os.sched_getaffinity(0))
     server_core, load_core = cores[0], cores[-1]
@@ -186,12 +190,12 @@ def _options() -> argparse.Namespace:
 
 
 def _model_directory(given: Path | None) -> Path:
-    champion = load_settings().state_dir / "champion"
-    with suppress(OSError):
-        given = given or champion / json.loads((champion / "current.json").read_text())["directory"]
-    if given is None or not (given / "MLmodel").exists():
-        sys.exit(f"there is no model in {given or champion}: run make up once, or name one by --model")
-    return given
+    layout = Layout(load_settings().state_dir)
+    copy = None if given else local_copy(layout)
+    model = given or (copy.directory if copy else layout.champion)
+    if not (model / "MLmodel").exists():
+        sys.exit(f"there is no model in {model}: run make up once, or name one by --model")
+    return model
 
 
 def _wrk() -> str:
@@ -209,14 +213,16 @@ def _wrk() -> str:
 
 
 def _servers(former: Path | None = None, former_model: Path | None = None) -> list[Server]:
+    names = load_table().feature_names
+
     def records(rows: Matrix) -> list[dict[str, float]]:
-        return [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows.tolist()]
+        return [dict(zip(names, row, strict=True)) for row in rows.tolist()]
 
     def record(rows: Matrix) -> dict[str, float]:
         return records(rows)[0]
 
     def split(rows: Matrix) -> dict[str, Any]:
-        return {"dataframe_split": {"columns": FEATURE_NAMES, "data": rows.tolist()}}
+        return {"dataframe_split": {"columns": names, "data": rows.tolist()}}
 
     def uvicorn(name: str) -> Callable[[int], list[str]]:
         options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
@@ -252,17 +258,16 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    state = scratch / "state"
+    layout = Layout(scratch / "state")
     scratch.mkdir(exist_ok=True)
     (scratch / "data").symlink_to(server.root / "data")  # the table
-    (state / "champion").mkdir(parents=True, exist_ok=True)
-    for copy in (state / "champion" / "model", scratch / "model"):
-        shutil.copytree(server.model or model, copy, dirs_exist_ok=True)  # mlflow models serve refuses a link
+    for copy in (layout.champion / "model", scratch / "model"):
+        shutil.copytree(server.model or model, copy)  # mlflow models serve refuses a link
     pointer = {"version": "1", "directory": "model", "run_id": "bench"}
-    (state / "champion" / "current.json").write_text(json.dumps(pointer))
+    layout.champion_pointer.write_text(json.dumps(pointer))
     (scratch / "wrk.lua").write_text(LUA)
     settings = {
-        "STATE_DIR": state,
+        "STATE_DIR": layout.root,
         "API_PORT": port,
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # the service starts from its local copy
         "BENCH_MODEL": scratch / "model",
@@ -367,7 +372,7 @@ def _batch_time(running: Running, rows: Matrix, size: int, call: int) -> float:
 def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int) -> list[str]:
     """Return how a Parquet file goes through the service, beside the scorer alone on the same core."""
     scratch.mkdir()
-    pd.DataFrame(varied(raw, count), columns=list(FEATURE_NAMES)).to_parquet(scratch / "rows.parquet")
+    pd.DataFrame(varied(raw, count), columns=list(load_table().feature_names)).to_parquet(scratch / "rows.parquet")
     alone = _scorer_rate(model, raw, core)
     service = _servers()[0]
     with _started(service, model, scratch, core) as running:

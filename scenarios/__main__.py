@@ -19,12 +19,8 @@ import sys
 import time
 from datetime import UTC, datetime
 
-import pandas as pd
-
-from pipeline.preprocess import check, split
-from pipeline.stage_runner import load_params, raw_data
 from pipeline.workspace import ROOT
-from scenarios.market import Market
+from scenarios.market import Market, split_rows
 from scenarios.record import Record, draw
 from scenarios.stories import STORIES
 from scenarios.traffic import Traffic
@@ -48,7 +44,7 @@ def play(name: str, table: Table, settings: Settings) -> int:
     if name == "drift" and (problem := obstacle(watcher.before, time.time())):
         sys.stderr.write(f"{problem}\n")
         return 1
-    with Traffic(settings.api_port, table, Market(held_back(table), table), record) as traffic:
+    with Traffic(settings.api_port, table, Market(split_rows(table)["test"], table), record) as traffic:
         problems = STORIES[name](table, record, traffic, watcher)
     if record.failures:
         problems.append(f"{len(record.failures)} requests failed, the first: {record.failures[0]}")
@@ -58,13 +54,6 @@ def play(name: str, table: Table, settings: Settings) -> int:
     record.tell(f"{count:,} predictions, {len(record.failures)} failed; a picture of the story: {file}")
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
     return 1 if problems else 0
-
-
-def held_back(table: Table) -> pd.DataFrame:
-    """Return the rows that no version was trained on."""
-    fractions = load_params()["preprocess"]
-    raw = check(pd.read_csv(raw_data(table)), table)
-    return split(raw, table.feature_names, fractions["test_fraction"], fractions["validation_fraction"])["test"]
 
 
 def main() -> None:
