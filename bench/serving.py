@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -102,7 +102,6 @@ class Running:
 class Load:
     """What one run of wrk measured; milliseconds, and microseconds of the server's processor for a request."""
 
-    connections: int
     rate: float
     p50: float
     p99: float
@@ -152,7 +151,7 @@ def _measure(running: Sequence[Running], rows: Matrix, wrk: str, options: argpar
         bodies = "\n".join(json.dumps(one.server.one_body(row)) for row in rows[:ROWS, None])
         (one.scratch / "bodies").write_text(bodies + "\n")
         _wrk_run(wrk, one, connections=16, seconds=WARM_UP_SECONDS)
-    loads: dict[tuple[str, int], list[Load]] = defaultdict(list)
+    loads: defaultdict[tuple[str, int], list[Load]] = defaultdict(list)
     for count in CONNECTIONS:
         for _ in range(options.rounds):
             for one in running:
@@ -307,13 +306,10 @@ def _wait(server: Server, port: int, process: subprocess.Popen[bytes], log: Path
 
 
 def _ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    try:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
         connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
         answer = connection.getresponse()
         return answer.status, answer.read()
-    finally:
-        connection.close()
 
 
 def _tree(pid: int) -> list[psutil.Process]:
@@ -348,7 +344,6 @@ def _wrk_run(wrk: str, running: Running, connections: int, seconds: int) -> Load
     if measured["errors"]:
         sys.exit(f"{running.server.name}: {measured['errors']} of {measured['requests']} requests failed")
     return Load(
-        connections,
         measured["requests"] / measured["seconds"],
         measured["p50"],
         measured["p99"],
@@ -372,7 +367,8 @@ def _batch_time(running: Running, rows: Matrix, size: int, call: int) -> float:
 def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int) -> list[str]:
     """Return how a Parquet file goes through the service, beside the scorer alone on the same core."""
     scratch.mkdir()
-    pd.DataFrame(varied(raw, count), columns=list(load_table().feature_names)).to_parquet(scratch / "rows.parquet")
+    rows, answered = scratch / "rows.parquet", scratch / "answer.parquet"
+    pd.DataFrame(varied(raw, count), columns=list(load_table().feature_names)).to_parquet(rows)
     alone = _scorer_rate(model, raw, core)
     service = _servers()[0]
     with _started(service, model, scratch, core) as running:
@@ -380,23 +376,23 @@ def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int)
         before = peak = running.process.memory_info().rss
         start = time.perf_counter()
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=600)
-        with (scratch / "rows.parquet").open("rb") as file:
-            size = (scratch / "rows.parquet").stat().st_size
-            headers = {"Content-Type": "application/vnd.apache.parquet", "Content-Length": str(size)}
-            connection.request("POST", "/predict/batch", file, headers)
+        with rows.open("rb") as file:
+            headers = {"Content-Type": "application/vnd.apache.parquet", "Content-Length": str(rows.stat().st_size)}
+            connection.request("POST", service.many, file, headers)
         answer = connection.getresponse()
-        with (scratch / "answer.parquet").open("wb") as target:
+        with answered.open("wb") as target:
             while part := answer.read(MIB):
                 target.write(part)
                 peak = max(peak, running.process.memory_info().rss)
         seconds = time.perf_counter() - start
-        answered = len(pd.read_parquet(scratch / "answer.parquet", columns=["low"])) if answer.status == 200 else 0
-    if answered != count:
-        sys.exit(f"{answered} of {count} rows of the file were answered (status {answer.status})")
+        received = len(pd.read_parquet(answered, columns=["low"])) if answer.status == 200 else 0
+    if received != count:
+        sys.exit(f"{received} of {count} rows of the file were answered (status {answer.status})")
+    rate = count / seconds
     return [
         "",
-        f"A Parquet file of {count:,} rows through `/predict/batch`: {count / seconds:,.0f} rows/s, which is "
-        f"{count / seconds / alone:.2f} of the scorer alone on the same core ({alone:,.0f} rows/s); resident memory "
+        f"A Parquet file of {count:,} rows through `/predict/batch`: {rate:,.0f} rows/s, which is "
+        f"{rate / alone:.2f} of the scorer alone on the same core ({alone:,.0f} rows/s); resident memory "
         f"grew by {(peak - before) / MIB:.0f} MiB.",
     ]
 
@@ -404,21 +400,19 @@ def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int)
 def _scorer_rate(model: Path, raw: Matrix, core: int) -> float:
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
-    try:
-        scorer = Scorer.load(model / DIRECTORY)
-        rows = varied(raw, 20_000)
-        start = time.perf_counter()
-        scorer.predict(rows)
-        return len(rows) / (time.perf_counter() - start)
-    finally:
-        os.sched_setaffinity(0, own)
+    scorer, rows = Scorer.load(model / DIRECTORY), varied(raw, 20_000)
+    start = time.perf_counter()
+    scorer.predict(rows)
+    seconds = time.perf_counter() - start
+    os.sched_setaffinity(0, own)
+    return len(rows) / seconds
 
 
 def _report(results: dict[str, Result], cores: int) -> list[str]:
     one = [
-        [name, load.connections, f"{load.rate:,.0f}", f"{load.p50:.2f}", f"{load.p99:.2f}", f"{load.processor:,.0f}"]
+        [name, count, f"{load.rate:,.0f}", f"{load.p50:.2f}", f"{load.p99:.2f}", f"{load.processor:,.0f}"]
         for name, result in results.items()
-        for load in result.loads.values()
+        for count, load in result.loads.items()
     ]
     many = [
         [name, *(f"{result.batches[size]:,.1f}" for size in BATCHES), f"{result.memory:.0f}"]
