@@ -102,9 +102,8 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
 
 def in_use(state: Path) -> bool:
     """Return whether an appliance works with this state, be it as services of their own that hold no common lock."""
-    return is_running(state) or any(
-        _is_open(state / database) for database in (_NAMES.mlflow_database, _NAMES.database)
-    )
+    layout = Layout(state)
+    return is_running(state) or _is_open(layout.mlflow_database) or _is_open(layout.database)
 
 
 class _Archive:
@@ -217,7 +216,6 @@ def _is_open(database: Path) -> bool:
             return True
         except sqlite3.DatabaseError:
             return False  # no database
-        connection.execute("ROLLBACK")
     return False
 
 

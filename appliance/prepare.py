@@ -20,6 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.workspace import prepare as prepare_workspace
@@ -124,9 +125,8 @@ def check_ports(settings: Settings) -> None:
     }
     users: dict[int, str] = {}
     for variable, port in ports.items():
-        if port in users:
-            raise RefusedError(f"{variable}={port} is the same port as {users[port]}; set one of them to another")
-        users[port] = variable
+        if (other := users.setdefault(port, variable)) != variable:
+            raise RefusedError(f"{variable}={port} is the same port as {other}; set one of them to another")
         if problem := _bind_problem(settings.bind_address, port):
             raise RefusedError(
                 f"{variable}={port} cannot be used on {settings.bind_address} ({problem}); "
@@ -166,17 +166,16 @@ def put_in_place(state: Path) -> Path | None:
     if not restored.exists():
         return None
     plan = json.loads((restored / "plan.json").read_text())
-    aside = state / plan["aside"] if plan["former"] else None
-    if aside is not None:
+    aside = state / plan["aside"]
+    for name in plan["former"]:
         aside.mkdir(exist_ok=True)
-        for name in plan["former"]:
-            # Once it lies aside, what has its name is the new one.
-            if (state / name).exists() and not (aside / name).exists():
-                (state / name).rename(aside / name)
+        # Once it lies aside, what has its name is the new one.
+        if (state / name).exists() and not (aside / name).exists():
+            (state / name).rename(aside / name)
     for entry in (restored / "state").iterdir():
         entry.rename(state / entry.name)
     shutil.rmtree(restored)
-    return aside
+    return aside if plan["former"] else None
 
 
 def make_password(file: Path) -> None:
@@ -235,8 +234,6 @@ def revision(database: Path) -> str:
 
 def known_revisions() -> set[str]:
     """Return the schema revisions that the installed MLflow can start from, without importing it."""
-    from importlib.util import find_spec  # noqa: PLC0415 - only for an upgrade
-
     spec = find_spec("mlflow")
     if spec is None or spec.origin is None:
         raise RefusedError("MLflow is not installed: run make setup")

@@ -17,6 +17,7 @@ import sys
 import tarfile
 import time
 import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -50,10 +51,7 @@ class ForeignError(Exception):
 def restore(state: Path, source: IO[bytes]) -> tuple[dict[str, Any], Path | None]:
     """Unpack and check a backup, then put it in place of the state, in which nothing runs.
 
-    Returns
-    -------
-    tuple of dict and Path or None
-        The backup's manifest, and where the former state lies now, if there was one.
+    Returns the backup's manifest, and where the former state lies now, if there was one.
 
     Raises
     ------
@@ -157,25 +155,16 @@ def _compare(sums: str, directory: Path) -> None:
 
 
 def _hold(state: Path) -> IO[bytes]:
-    """Return the open lock of the state: nothing can start there while it is open.
-
-    Raises
-    ------
-    RefusedError
-        Something runs there.
-    """
-    refusal = RefusedError(f"an appliance works with {state}: stop it first (make down, or docker stop)")
+    """Return the open lock of the state: nothing can start there while it is open. Refuse if something runs there."""
     lock = Layout(state).run_lock
     lock.parent.mkdir(parents=True, exist_ok=True)
-    file = lock.open("ab")
-    try:
-        if in_use(state):
-            raise refusal
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, RefusedError):
+    if not in_use(state):
+        file = lock.open("ab")
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
         file.close()
-        raise refusal from None
-    return file
+    raise RefusedError(f"an appliance works with {state}: stop it first (make down, or docker stop)")
 
 
 def _source(state: Path, argument: str) -> IO[bytes]:
