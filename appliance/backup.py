@@ -1,18 +1,18 @@
 """The whole state in one file, made while the appliance runs: ``make backup``; `appliance.restore` reads it.
 
-The file is a gzip-compressed tar: ``manifest.json`` first, the files under ``state/``, and ``SHA256SUMS`` last, so
-that a foreign file is known by its beginning and a broken one by its end. What makes it consistent under load:
+The file is a gzip-compressed tar: ``manifest.json`` first, the files under ``state/``, and ``SHA256SUMS`` last. Its
+beginning shows a foreign file, its end a broken one. What makes it consistent under load:
 
 - No retraining and no rollback runs meanwhile: their lock is held, and a backup is refused while one of them does.
 - SQLite databases are copied with SQLite's own backup, each as of one moment. That of MLflow comes before the files
   it names: what is logged meanwhile may leave a file that no row names, never a row without its file. A prediction
   that was answered is committed, so every one answered before the backup began is in it.
-- The service's local copy of the model is read under the lock under which it is replaced.
+- The service's local copy of the model is read under the lock that the service holds to replace it.
 - Prometheus' newest two to three hours lie in a log that only Prometheus can copy; of a running one the finished
   blocks are kept, of a stopped one everything.
 
-Left out: what only a running appliance needs (``run``), DVC's temporary files, ``backups``, what a restore has
-replaced. gzip, because everybody can open it: level 1 makes 28 MB of 92 MB in 1.0 s, level 6 26 MB in 2.0 s.
+Left out: what only a running appliance needs (``run``), DVC's temporary files, ``backups``, and what a restore has
+replaced. It is gzip because everybody can open that: level 1 makes 28 MB of 92 MB in 1.0 s, level 6 26 MB in 2.0 s.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
     Raises
     ------
     OSError, sqlite3.Error
-        Something cannot be read or written; what was written till then is of no use.
+        Something cannot be read or written; what has been written so far is of no use.
     """
     layout = Layout(state)
     running = in_use(state)
@@ -161,7 +161,7 @@ class _HashedFile(io.FileIO):
 
 
 def entries(state: Path) -> list[Path]:
-    """Return the names in the state that are saved and replaced; with a dot begins what is just being made."""
+    """Return the names that a backup saves and a restore replaces; one that begins with a dot is still being made."""
     names = sorted(Path(entry.name) for entry in state.iterdir() if not entry.name.startswith((".", REPLACED)))
     return [name for name in names if name not in LEFT_OUT]
 

@@ -53,6 +53,7 @@ class Release:
         return f"{base}/{archive}", f"{base}/{self.checksums.format(archive=archive, **values)}"
 
 
+Source = Callable[[Release, Path], None]
 PROMETHEUS = Release(
     "prometheus",
     "3.13.3",
@@ -77,8 +78,11 @@ def provide(runtime: Path = RUNTIME, *, retry: bool = False) -> dict[str, str]:
     for release, sources in ((PROMETHEUS, (fetch_release, fetch_debian_prometheus)), (GRAFANA, (fetch_release,))):
         if shutil.which(release.name) or (runtime / release.name / release.binary).exists():
             continue
-        if reason := _fetch_unless_refused_lately(release, sources, runtime, retry=retry):
-            reasons[release.name] = reason
+        note = runtime / f"{release.name}.unavailable"
+        if retry or not note.exists() or time.time() - note.stat().st_mtime >= REMEMBERED_SECONDS:
+            _fetch(release, sources, runtime, note)
+        if note.exists():
+            reasons[release.name] = note.read_text()
     return reasons
 
 
@@ -155,13 +159,8 @@ def published_checksum(text: str, name: str) -> str:
     raise UnavailableError(f"no checksum of {name} is published")
 
 
-def _fetch_unless_refused_lately(
-    release: Release, sources: tuple[Callable[[Release, Path], None], ...], runtime: Path, *, retry: bool
-) -> str:
-    """Return why `release` cannot be had, empty when it is there now."""
-    note = runtime / f"{release.name}.unavailable"
-    if note.exists() and not retry and time.time() - note.stat().st_mtime < REMEMBERED_SECONDS:
-        return note.read_text()
+def _fetch(release: Release, sources: tuple[Source, ...], runtime: Path, note: Path) -> None:
+    """Fetch `release` from the first source that has it, else note why none does."""
     runtime.mkdir(parents=True, exist_ok=True)
     reasons = []
     for source in sources:
@@ -171,10 +170,8 @@ def _fetch_unless_refused_lately(
             reasons.append(str(error))
         else:
             note.unlink(missing_ok=True)
-            return ""
-    reason = "; ".join(reasons)
-    note.write_text(reason)
-    return reason
+            return
+    note.write_text("; ".join(reasons))
 
 
 def _download(url: str) -> bytes:

@@ -1,8 +1,8 @@
 """A backup of `appliance.backup` put in place of the state: ``make restore FILE=...`` while nothing runs.
 
-It is unpacked and checked beside the state, which till then nothing has touched. One rename says that it is whole,
-and from there on it will be the state, even if this process is killed: the next start goes on
-(`prepare.put_in_place`). The former state is moved aside, never removed.
+It is unpacked and checked beside the state, which stays untouched until then. One rename marks it as whole. After
+that it will be the state even if this process is killed, because the next start goes on (`prepare.put_in_place`). The
+former state is moved aside, never removed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def restore(state: Path, source: IO[bytes]) -> tuple[dict[str, Any], Path | None
         It cannot be read or written, such as on a full disk. In all cases the state is as it was.
     """
     layout = Layout(state)
-    put_in_place(state)  # what a restore before this one has left undone
+    put_in_place(state)  # what an interrupted restore has left undone
     new = layout.restoring
     (new / CONTENT).mkdir(parents=True)
     try:
@@ -116,7 +116,7 @@ def _unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     content = tar.extractfile(member)
     if content is None or member.size > LONGEST_TEXT:
-        raise ForeignError(f"its {member.name} is none")
+        raise ForeignError(f"its {member.name} is no file, or too large")
     return content.read().decode(errors="replace")
 
 
@@ -147,7 +147,7 @@ def _compare(sums: str, directory: Path) -> None:
         file.relative_to(directory).as_posix(): file for file in (directory / CONTENT).rglob("*") if file.is_file()
     }
     if different := listed.keys() ^ unpacked.keys():
-        raise ForeignError(f"{min(different)} is in its list or in it, but not in both")
+        raise ForeignError(f"{min(different)} is in the list of checksums or in the archive, but not in both")
     for name, file in unpacked.items():
         with file.open("rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != listed[name]:
