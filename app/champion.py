@@ -25,7 +25,7 @@ from loguru import logger
 from tableloop.model.intervals import Answers
 from tableloop.state.database import REFUSED, SERVES, StoreError
 from tableloop.state.locks import champion_lock
-from tableloop.table import FEATURE_NAMES, FEATURES
+from tableloop.table import load_table
 
 Matrix = npt.NDArray[np.float64]
 Predict = Callable[[Matrix], Answers]
@@ -115,7 +115,7 @@ class Champion:
         """
         lines = [
             f"{name} {value:g} is outside the training range {low:g} to {high:g}"
-            for value, (low, high), name in zip(row, self.training_range, FEATURE_NAMES, strict=True)
+            for value, (low, high), name in zip(row, self.training_range, load_table().feature_names, strict=True)
             if not low <= value <= high
         ]
         if kilometres is not None and kilometres > self.far_km:
@@ -324,12 +324,12 @@ def dummy_champion() -> Champion:
 
     metadata = {
         "family": "dummy",
-        "training_range": {column.name: [column.minimum, column.maximum] for column in FEATURES}
+        "training_range": {column.name: [column.minimum, column.maximum] for column in load_table().features}
         | {"Latitude": [32.5, 42.0], "Longitude": [-124.4, -114.3]},
         "scores": {},
         "interval_coverage": 0.9,
     }
-    example = np.array([[column.example for column in FEATURES]])
+    example = np.array([list(load_table().example.values())])
     model = Model(predict, "dummy", metadata, example)
     return tried(model, Version("dummy", "none", None), "dummy")
 
@@ -364,7 +364,7 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         engine=model.engine,
         predict=model.predict,
         coverage=float(model.metadata["interval_coverage"]),
-        training_range=tuple((float(ranges[name][0]), float(ranges[name][1])) for name in FEATURE_NAMES),
+        training_range=tuple((float(ranges[name][0]), float(ranges[name][1])) for name in load_table().feature_names),
         far_km=float((model.metadata.get("limits") or {}).get("far_km") or "inf"),
     )
 

@@ -17,7 +17,7 @@ from app.prediction_writer import PredictionLog
 from app.schemas import TABLE, Feedback, FeedbackList, Label, LabelOutcome
 from tableloop.state.database import StoreError
 from tableloop.state.prediction_rows import Labelled
-from tableloop.table import TARGET
+from tableloop.table import load_table
 
 LIVE_WINDOW = 500  # labelled predictions of a version: live errors are of the newest so many
 VERSIONS = 5  # with live errors; the older ones serve no more
@@ -140,8 +140,8 @@ class LiveErrors(Collector):
         """Return the gauges; without samples while there are no labels."""
         newest = f"of the newest {LIVE_WINDOW} labelled predictions of a version"
         gauges = {
-            "live_rmse": f"Root mean square error {newest}, in {TARGET.unit}",
-            "live_mae": f"Mean absolute error {newest}, in {TARGET.unit}",
+            "live_rmse": f"Root mean square error {newest}, in {load_table().target.unit}",
+            "live_mae": f"Mean absolute error {newest}, in {load_table().target.unit}",
             "live_interval_coverage": f"Share {newest} inside their intervals",
             "live_labels": f"How many live_rmse is of: at most {LIVE_WINDOW}",
         }

@@ -18,7 +18,7 @@ from tableloop.mlflow_http import download_version, find_alias
 from tableloop.model.intervals import Answers
 from tableloop.model.onnx_scorer import BrokenScorerError, Scorer
 from tableloop.model_process import ModelProcess
-from tableloop.table import FEATURE_NAMES, FEATURES
+from tableloop.table import load_table
 from tableloop.version_files import VersionFiles, open_version
 
 ANSWER_SECONDS = 5
@@ -72,9 +72,9 @@ class MlflowRegistry:
 def _example(file: Path) -> Matrix:
     """Return the rows of the model's input example, or a row of our own where it has none."""
     if not file.exists():
-        return np.array([[column.example for column in FEATURES]])
+        return np.array([list(load_table().example.values())])
     stored = json.loads(file.read_text())
-    order = [stored["columns"].index(name) for name in FEATURE_NAMES]
+    order = [stored["columns"].index(name) for name in load_table().feature_names]
     return np.array(stored["data"], dtype=np.float64)[:, order]
 
 
@@ -82,6 +82,6 @@ def _load_with_scikit_learn(files: VersionFiles, example: Matrix) -> Model:
     process = ModelProcess(files, answer_seconds=PREDICT_SECONDS, restarts=True)
 
     def predict(rows: Matrix) -> Answers:
-        return process.predict(rows, FEATURE_NAMES)
+        return process.predict(rows, load_table().feature_names)
 
     return Model(predict, "scikit-learn", files.metadata, example)

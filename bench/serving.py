@@ -259,7 +259,7 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
         port = int(probe.getsockname()[1])
     layout = Layout(scratch / "state")
     scratch.mkdir(exist_ok=True)
-    (scratch / "data").symlink_to(server.root / "data")  # the table
+    (scratch / "data").symlink_to(server.root / "data")  # a former commit may read the table there
     for copy in (layout.champion / "model", scratch / "model"):
         shutil.copytree(server.model or model, copy)  # mlflow models serve refuses a link
     pointer = {"version": "1", "directory": "model", "run_id": "bench"}

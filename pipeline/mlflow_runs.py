@@ -68,7 +68,7 @@ class Lineage:
 
     def made_by(self) -> dict[str, str]:
         """Return which product made the models, for the manifests of their versions."""
-        product = {"product": f"tableloop {installed_version('tableloop')}", "code_digest": self.code_digest}
+        product = {"product": "tableloop", "code_digest": self.code_digest}
         return product | ({"git_commit": self.git_commit} if self.git_commit else {})
 
 

@@ -91,6 +91,7 @@ def _dvc(layout: Layout, settings: RegistrySettings) -> Iterator[subprocess.Pope
         cwd=layout.workspace,
         env=environment,
         stdin=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         close_fds=False,
         process_group=0,
     )

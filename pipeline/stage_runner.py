@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from loguru import logger
 
-from tableloop.table import DATA, Table
+from tableloop.table import Table
 
 PROCESSED = Path("data/processed")
 MODELS = Path("models")
@@ -83,7 +83,7 @@ def load_params() -> dict[str, Any]:
 
 def raw_data(table: Table) -> Path:
     """Return the file of the raw data."""
-    return DATA / table.path
+    return Path("data") / table.path  # relative: DVC and the records of a run name it so
 
 
 def best_of(metrics: dict[str, dict[str, float]]) -> str:

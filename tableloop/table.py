@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-DATA = Path("data")  # relative: to the checkout, or to the workspace of a training
+DATA = Path(__file__).resolve().parents[1] / "data"  # beside the library: in the checkout, in a training's workspace
 FILE = "table.yaml"
 
 
@@ -188,9 +188,3 @@ def load_table(directory: Path = DATA) -> Table:
             for problem in error.errors(include_url=False)
         ]
         raise TableError("\n  ".join([f"{file} describes no table:", *problems])) from None
-
-
-# The table of the current directory, for the modules that still know one table only.
-FEATURES = load_table(Path(__file__).parents[1] / DATA).features
-TARGET = load_table(Path(__file__).parents[1] / DATA).target
-FEATURE_NAMES = load_table(Path(__file__).parents[1] / DATA).feature_names

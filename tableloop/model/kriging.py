@@ -138,10 +138,12 @@ class NeighbourFeatures:
         to_row = self._covariance(apart)
 
         count = min(self._neighbours, indices.shape[1])
-        rows = np.arange(len(inputs))[:, None]
+        # As positions among all rows' neighbours, for `take`: indexing with two arrays costs a single row much more.
         best = to_row.argpartition(-count, axis=1)[:, -count:]
-        to_row, targets, offsets = to_row[rows, best], targets[rows, best], offsets[rows, best]
-        around = self._places.take(indices[rows, best], axis=0)
+        best += np.arange(0, indices.size, indices.shape[1])[:, None]
+        to_row, targets, indices = to_row.take(best), targets.take(best), indices.take(best)
+        offsets = offsets.reshape(-1, offsets.shape[2]).take(best, axis=0)
+        around = self._places.take(indices, axis=0)
         around -= around[:, :1].copy()
         within = np.empty((2, len(inputs), count, count))
         for points, products in zip((around, offsets), within, strict=True):
@@ -203,7 +205,8 @@ def _without_length(term: Term) -> Term:
 
 def _as_distances(products: Matrix) -> Matrix:
     """Return the distances of points from their products, (..., k, k), which are overwritten."""
-    squares = np.einsum("...kk->...k", products).copy()
+    count = products.shape[-1]
+    squares = products.reshape(*products.shape[:-2], -1)[..., :: count + 1].copy()  # the diagonals
     products *= -2.0
     products += squares[..., :, None]
     products += squares[..., None, :]

@@ -18,10 +18,10 @@ import pandas as pd
 
 if TYPE_CHECKING:  # the stages read batches and have no time for SQLAlchemy
     from tableloop.state.database import Store
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import load_table
 
 FEEDBACK = Path("data/feedback")
-COLUMNS = (*FEATURE_NAMES, TARGET.name, "predicted_at", "received_at", "prediction_id")
+COLUMNS = (*load_table().feature_names, load_table().target_name, "predicted_at", "received_at", "prediction_id")
 
 
 def take_batch(store: Store, directory: Path) -> Path | None:
@@ -71,7 +71,7 @@ def batches_md5(batches: list[Path]) -> str:
 
 def _read_labelled(store: Store) -> pd.DataFrame:
     """Return every labelled row of the store, the oldest prediction first."""
-    rows = store.labelled_rows(TARGET.name)
+    rows = store.labelled_rows(load_table().target_name)
     return pd.DataFrame(rows, columns=list(COLUMNS)) if rows else _empty()
 
 

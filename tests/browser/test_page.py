@@ -19,9 +19,11 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import expect
 
 from monitoring.health import ask
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import load_table
 from tests.browser.conftest import FrontPage, OpenPage
 from tests.integration.conftest import ROOT, Appliance, wait_until
+
+FEATURE_NAMES = load_table().feature_names
 
 DATA = ROOT / "data" / "raw" / "california_housing.csv"
 

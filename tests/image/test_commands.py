@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from tableloop.table import FEATURES
+from tableloop.table import load_table
 from tests.image.conftest import FirstStart
 from tests.image.docker import HARDENED, Container, docker
+
+FEATURES = load_table().features
 
 ROWS = 600  # more than the drift check needs
 

@@ -18,9 +18,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tableloop.table import FEATURES
+from tableloop.table import load_table
 from tests.image.conftest import ROOT
 from tests.image.docker import DOCKER, docker, moment
+
+FEATURES = load_table().features
 
 COPIES = 3
 HEALTHY = ("mlflow", "api", "front", "prometheus", "drift-monitor")

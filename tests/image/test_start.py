@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tableloop.settings import Settings
-from tableloop.table import FEATURES
+from tableloop.table import load_table
 from tests.image.conftest import FirstStart
 from tests.image.docker import HARDENED, Container, docker, moment
+
+FEATURES = load_table().features
 
 SERVICES = ("api", "mlflow", "prometheus", "grafana", "bootstrap", "drift-monitor", "appliance")
 

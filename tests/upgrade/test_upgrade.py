@@ -25,6 +25,10 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from appliance.binaries import UNPACKING
+from tableloop.state.database import Store
+from tableloop.state.former_files import take_in
+from tableloop.state.layout import Layout
 from tests.integration.pipeline.conftest import QUIET, Project, write_project
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +134,7 @@ def old_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"NOT RUN: the history here does not have commit {OLD}")
     root = tmp_path_factory.mktemp("old")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(root, filter="data")
+        files.extractall(root, **UNPACKING)
     reduce(root / "params.yaml")
     return root
 
@@ -220,6 +224,14 @@ def values(answers: list[dict[str, Any]]) -> list[float]:
 def test_the_same_version_gives_the_same_answers_and_nothing_is_lost(state: State) -> None:
     before = counts(state)
     assert before == (LABELS + SAME_ROWS, LABELS)
+    layout = Layout(state.directory)
+    store = Store(layout.database)
+    take_in(layout, store, MODEL)  # as every start does
+    history = [(entry.trigger, entry.outcome, entry.version, entry.cause) for entry in store.retrainings(5)]
+    assert history == [("user", "promoted", "2", "values rose"), ("start", "promoted", "1", "")]
+    champion = store.serving_champion(MODEL)
+    assert champion is not None
+    assert champion.version == state.served
     with Service(ROOT, state.directory, state.uri) as service:
         assert service.serves() == state.served
         answers = service.predict(state.rows[:SAME_ROWS])

@@ -16,8 +16,10 @@ from mlflow import MlflowClient
 from mlflow.artifacts import load_text
 
 from monitoring.health import UnwellError, ask
-from tableloop.table import FEATURES
+from tableloop.table import load_table
 from tests.integration.conftest import Appliance
+
+FEATURES = load_table().features
 
 ROW = {column.name: column.example for column in FEATURES}
 

@@ -16,8 +16,10 @@ import pytest
 
 from appliance.prepare import prepare_database, revision
 from monitoring.health import ask
-from tableloop.table import FEATURES
+from tableloop.table import load_table
 from tests.integration.conftest import ROOT, Appliance, copy_checkout, wait_until
+
+FEATURES = load_table().features
 
 NewAppliance = Callable[..., Appliance]
 READY = re.compile(

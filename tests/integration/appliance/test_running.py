@@ -15,8 +15,10 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from monitoring.health import UnwellError, ask, check_all
-from tableloop.table import FEATURES
+from tableloop.table import load_table
 from tests.integration.conftest import Appliance, wait_until
+
+FEATURES = load_table().features
 
 ROW = {column.name: column.example for column in FEATURES}
 COMMANDS = {

@@ -17,8 +17,11 @@ import yaml
 
 from monitoring.grafana.dashboards import DIRECTORY
 from monitoring.health import ask
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import load_table
 from tests.integration.conftest import ROOT, Appliance, wait_until
+
+FEATURE_NAMES = load_table().feature_names
+TARGET = load_table().target
 
 SECONDS_OF_TRAFFIC = 12.0
 DASHBOARDS = {file.stem: json.loads(file.read_text()) for file in sorted(DIRECTORY.glob("*.json"))}

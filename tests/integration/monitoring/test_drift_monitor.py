@@ -26,8 +26,11 @@ from tableloop.state.database import Retraining, Store
 from tableloop.state.layout import Layout
 from tableloop.state.locks import retraining_lock
 from tableloop.state.monitor_report import current_report
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import load_table
 from tests.integration.conftest import ROOT, wait_until
+
+FEATURE_NAMES = load_table().feature_names
+TARGET = load_table().target
 
 
 @dataclass

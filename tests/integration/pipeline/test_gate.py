@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
@@ -54,15 +56,24 @@ def test_a_deleted_alias_is_given_back_to_what_serves(serving: Project) -> None:
     assert (report["gate"], report["champion_version"], serves(serving)) == ("rejected", "1", "1")
 
 
-def test_a_champion_that_cannot_be_scored_stays_until_a_person_says_otherwise(
-    serving: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def damaged(serving: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """Yield the project while the model file of its version is another; other tests have versions of the same run."""
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", serving.uri)
     client = client_of(serving)
     model_id = client.get_model_version(serving.model, "1").source.removeprefix("models:/")
+    where = client.get_model_version_download_uri(serving.model, "1")
+    sound = Path(download_artifacts(f"{where}/model.skops", dst_path=str(tmp_path / "sound"))).parent
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/model.skops").write_bytes(b"damaged")
     client.log_model_artifacts(model_id, str(tmp_path / "damaged"))
+    yield serving
+    client.log_model_artifacts(model_id, str(sound))
+
+
+def test_a_champion_that_cannot_be_scored_stays_until_a_person_says_otherwise(damaged: Project) -> None:
+    serving, client = damaged, client_of(damaged)
     serving.change("train", candidates={"hist_gradient_boosting": {"max_iter": 30, "features": {}}})
     serving.retrain()
     report = registration(serving)

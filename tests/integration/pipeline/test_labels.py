@@ -17,8 +17,11 @@ from mlflow import MlflowClient
 from tableloop.state import prediction_rows
 from tableloop.state.database import Retraining, Store
 from tableloop.state.label_batches import read_batches
-from tableloop.table import FEATURE_NAMES, TARGET
+from tableloop.table import load_table
 from tests.integration.pipeline.conftest import Project, wait_for_line
+
+FEATURE_NAMES = load_table().feature_names
+TARGET = load_table().target
 
 
 @pytest.fixture

@@ -23,8 +23,11 @@ from pipeline.preprocess import place_in_split
 from pipeline.stage_runner import raw_data
 from tableloop.drift.statistics import REFERENCE_FILE, Reference
 from tableloop.model.trusted_types import TRUSTED_TYPES
-from tableloop.table import FEATURE_NAMES, TARGET, load_table
+from tableloop.table import load_table
 from tests.integration.pipeline.conftest import PARTS, SMALL, Project
+
+FEATURE_NAMES = load_table().feature_names
+TARGET = load_table().target
 
 RAW_DATA = raw_data(load_table())
 BEST = "hist_gradient_boosting"

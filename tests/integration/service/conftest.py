@@ -35,7 +35,11 @@ from appliance.prepare import prepare_database
 from pipeline.build_version import build_version
 from tableloop.drift.statistics import make_reference
 from tableloop.model.conformal import ConformalRegressor
-from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
+from tableloop.table import load_table
+
+FEATURE_NAMES = load_table().feature_names
+FEATURES = load_table().features
+TARGET = load_table().target
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE: dict[str, float] = {column.name: column.example for column in FEATURES}
@@ -85,9 +89,6 @@ class Service:
     prefix: tuple[str, ...] = ()
 
     def start(self, ready: bool = True) -> Service:
-        data = self.state_dir.parent / "data"  # the table; a directory without the .env of a developer
-        if not data.exists():
-            data.symlink_to(ROOT / "data")
         self.console = (self.state_dir.parent / f"{self.state_dir.name}.console").open("ab")
         self.process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "app.main"],

@@ -9,7 +9,9 @@ import pandas as pd
 import schemathesis
 from hypothesis import strategies as st
 
-from tableloop.table import FEATURES
+from tableloop.table import load_table
+
+FEATURES = load_table().features
 
 _NUMBERS = {
     column.name: st.floats(max(column.minimum, -1000), min(column.maximum, 1000), allow_subnormal=False)

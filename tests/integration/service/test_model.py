@@ -10,7 +10,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from tableloop.table import FEATURE_NAMES
+from tableloop.table import load_table
 from tests.integration.service.conftest import (
     ALIAS,
     NAME,
@@ -23,6 +23,8 @@ from tests.integration.service.conftest import (
     training_rows,
     wait_for,
 )
+
+FEATURE_NAMES = load_table().feature_names
 
 
 @pytest.fixture(scope="module")

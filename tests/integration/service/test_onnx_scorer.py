@@ -16,7 +16,7 @@ from pipeline.stage_runner import load_params
 from pipeline.train import new_model
 from tableloop.model import manifest
 from tableloop.model.onnx_scorer import TREES
-from tableloop.table import FEATURE_NAMES, load_table
+from tableloop.table import load_table
 from tableloop.version_files import SCORER
 from tests.integration.service.conftest import (
     NAME,
@@ -29,6 +29,8 @@ from tests.integration.service.conftest import (
     training_rows,
     wait_for,
 )
+
+FEATURE_NAMES = load_table().feature_names
 
 
 @pytest.fixture(scope="module")

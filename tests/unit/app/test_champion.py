@@ -15,7 +15,10 @@ import pytest
 from app.champion import FORGOTTEN_SECONDS, ChampionKeeper, Model, Version, dummy_champion, tried
 from tableloop.model.intervals import Answers
 from tableloop.state.database import Store, StoreError
-from tableloop.table import FEATURE_NAMES, FEATURES
+from tableloop.table import load_table
+
+FEATURE_NAMES = load_table().feature_names
+FEATURES = load_table().features
 
 EXAMPLE = tuple(column.example for column in FEATURES)
 VERSION = Version("3", "run", None)

@@ -26,7 +26,10 @@ from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, retraining_lock
 from tableloop.state.prediction_rows import insert, row
-from tableloop.table import FEATURE_NAMES, FEATURES
+from tableloop.table import load_table
+
+FEATURE_NAMES = load_table().feature_names
+FEATURES = load_table().features
 
 SCHEMA = min(prepare.known_revisions())
 

@@ -10,7 +10,11 @@ import pytest
 from tableloop.state.database import Store
 from tableloop.state.label_batches import COLUMNS, batch_files, batches_md5, read_batches, take_batch
 from tableloop.state.prediction_rows import insert, insert_labels, row
-from tableloop.table import FEATURE_NAMES, FEATURES, TARGET
+from tableloop.table import load_table
+
+FEATURE_NAMES = load_table().feature_names
+FEATURES = load_table().features
+TARGET = load_table().target
 
 
 @pytest.fixture
