@@ -1,18 +1,18 @@
 """The whole state in one file, made while the appliance runs: ``make backup``; `appliance.restore` reads it.
 
-The file is a gzip-compressed tar: ``manifest.json`` first, the files under ``state/``, and ``SHA256SUMS`` last, so
-that a foreign file is known by its beginning and a broken one by its end. What makes it consistent under load:
+The file is a gzip-compressed tar: ``manifest.json`` first, the files under ``state/``, and ``SHA256SUMS`` last. Its
+beginning shows a foreign file, its end a broken one. What makes it consistent under load:
 
 - No retraining and no rollback runs meanwhile: their lock is held, and a backup is refused while one of them does.
 - SQLite databases are copied with SQLite's own backup, each as of one moment. That of MLflow comes before the files
   it names: what is logged meanwhile may leave a file that no row names, never a row without its file. A prediction
   that was answered is committed, so every one answered before the backup began is in it.
-- The service's local copy of the model is read under the lock under which it is replaced.
+- The service's local copy of the model is read under the lock that the service holds to replace it.
 - Prometheus' newest two to three hours lie in a log that only Prometheus can copy; of a running one the finished
   blocks are kept, of a stopped one everything.
 
-Left out: what only a running appliance needs (``run``), DVC's temporary files, ``backups``, what a restore has
-replaced. gzip, because everybody can open it: level 1 makes 28 MB of 92 MB in 1.0 s, level 6 26 MB in 2.0 s.
+Left out: what only a running appliance needs (``run``), DVC's temporary files, ``backups``, and what a restore has
+replaced. It is gzip because everybody can open that: level 1 makes 28 MB of 92 MB in 1.0 s, level 6 26 MB in 2.0 s.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ from typing import IO, Any
 from appliance.prepare import ROOT, RefusedError, revision
 from appliance.status import is_running
 from pipeline.git_commit import source_commit
-from tableloop.settings import Settings, load_settings
+from tableloop.settings import load_settings
 from tableloop.state.database import Store, StoreError
 from tableloop.state.layout import REPLACED, Layout
 from tableloop.state.local_copy import local_copy
@@ -73,7 +73,7 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
     Raises
     ------
     OSError, sqlite3.Error
-        Something cannot be read or written; what was written till then is of no use.
+        Something cannot be read or written; what has been written so far is of no use.
     """
     layout = Layout(state)
     running = in_use(state)
@@ -84,64 +84,60 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
         tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         databases = _copy_databases(state, Path(copies))
-        version = _served_version(layout)
-        copied = databases.get(_NAMES.database)
-        predictions = Store(copied).count_predictions() if copied else 0
-        archive = _Archive(tar)
-        archive.add_text(MANIFEST, json.dumps(_manifest(state, databases, version, predictions), indent=2) + "\n")
+        manifest = _manifest(state, databases)
+        archive = _Archive(tar, state)
+        archive.add_text(MANIFEST, json.dumps(manifest, indent=2) + "\n")
         for name, copy in databases.items():
-            archive.add(copy, name, mode=(state / name).stat().st_mode)
+            archive.add(name, copy)
         if layout.champion.exists():
             with champion_lock(layout.champion, change=False):
-                _add(archive, state, _content(state, _NAMES.champion), databases)
-        others = sorted(
-            {*map(Path, entries(state))} - {_NAMES.champion} - ({_NAMES.prometheus} if running else set())
-        )
-        _add(archive, state, _content(state, *others), databases)
-        if running and layout.prometheus.exists():
-            _add_blocks(archive, state)
-        archive.add_checksums()
-    return Backup(archive.files, version, predictions, whole_prometheus=not running)
+                archive.add_all(_NAMES.champion)
+        blocks = [meta.parent.relative_to(state) for meta in sorted(layout.prometheus.glob("*/meta.json"))]
+        for name in entries(state):
+            if name != _NAMES.champion:
+                archive.add_all(*(blocks if running and name == _NAMES.prometheus else [name]))
+        archive.add_text(CHECKSUMS, "".join(f"{line}\n" for line in archive.sums))
+    return Backup(len(archive.sums), manifest["model_version"], manifest["predictions"], whole_prometheus=not running)
 
 
 def in_use(state: Path) -> bool:
     """Return whether an appliance works with this state, be it as services of their own that hold no common lock."""
-    return is_running(state) or any(
-        _is_open(state / database) for database in (_NAMES.mlflow_database, _NAMES.database)
-    )
+    layout = Layout(state)
+    return is_running(state) or _is_open(layout.mlflow_database) or _is_open(layout.database)
 
 
 class _Archive:
-    """A tar stream that remembers the checksums of what went into it."""
+    """A tar stream of what is in the state; it keeps the lines that ``sha256sum --check`` reads."""
 
-    def __init__(self, tar: tarfile.TarFile) -> None:
-        self.files = 0
+    def __init__(self, tar: tarfile.TarFile, state: Path) -> None:
+        self.sums: list[str] = []
         self._tar = tar
-        self._sums: list[str] = []
+        self._state = state
+        self._left_out: set[Path] = set()
 
-    def add(self, file: Path, name: Path, mode: int | None = None) -> bool:
-        """Add a file as ``state/name``, as long as it is now; return False when it is gone."""
-        try:
-            source = file.open("rb")
-        except FileNotFoundError:
-            return False
-        with source:
-            status = os.fstat(source.fileno())
-            info = tarfile.TarInfo(f"{CONTENT}/{name.as_posix()}")
-            info.size, info.mtime = status.st_size, int(status.st_mtime)
-            info.mode = (status.st_mode if mode is None else mode) & 0o777
-            hashing = _Hashing(source)
-            self._tar.addfile(info, hashing)
-        self._sums.append(f"{hashing.hexdigest()}  {info.name}")
-        self.files += 1
-        return True
-
-    def add_directory(self, directory: Path, name: Path) -> None:
-        """Add a directory without what is in it."""
+    def add(self, name: Path, copy: Path | None = None) -> None:
+        """Add the directory or the file of this name, a database by its copy; nothing when it is gone."""
+        path = self._state / name
         info = tarfile.TarInfo(f"{CONTENT}/{name.as_posix()}")
-        status = directory.stat()
-        info.type, info.mode, info.mtime = tarfile.DIRTYPE, status.st_mode & 0o777, int(status.st_mtime)
-        self._tar.addfile(info)
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            info.mode, info.mtime = status.st_mode & 0o777, int(status.st_mtime)
+            if path.is_dir():
+                info.type = tarfile.DIRTYPE
+                self._tar.addfile(info)
+                return
+            with _HashedFile(copy or path) as source:
+                info.size = os.fstat(source.fileno()).st_size
+                self._tar.addfile(info, source)
+            self.sums.append(f"{source.sum.hexdigest()}  {info.name}")
+            if copy:
+                self._left_out |= {name.with_name(name.name + ending) for ending in ("", *SQLITE_COMPANIONS)}
+
+    def add_all(self, *names: Path) -> None:
+        """Add what lies under these names, less what was added by its copy."""
+        for name in _content(self._state, *names):
+            if name not in self._left_out:
+                self.add(name)
 
     def add_text(self, name: str, text: str) -> None:
         """Add a file of the archive's own."""
@@ -150,48 +146,47 @@ class _Archive:
         info.size, info.mtime = len(content), int(time.time())
         self._tar.addfile(info, io.BytesIO(content))
 
-    def add_checksums(self) -> None:
-        """Add the list that ``sha256sum --check`` reads; whoever finds it has all of the archive."""
-        self.add_text(CHECKSUMS, "\n".join([*self._sums, ""]))
 
+class _HashedFile(io.FileIO):
+    """A file that computes the checksum of what is read of it."""
 
-class _Hashing:
-    def __init__(self, source: IO[bytes]) -> None:
-        self._source = source
-        self._sum = hashlib.sha256()
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.sum = hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
-        content = self._source.read(size)
-        self._sum.update(content)
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.sum.update(content)
         return content
 
-    def hexdigest(self) -> str:
-        return self._sum.hexdigest()
 
-
-def entries(state: Path) -> set[str]:
-    """Return the names in the state that are saved and replaced; with a dot begins what is just being made."""
-    names = {entry.name for entry in state.iterdir() if not entry.name.startswith((".", REPLACED))}
-    return {name for name in names if Path(name) not in LEFT_OUT}
+def entries(state: Path) -> list[Path]:
+    """Return the names that a backup saves and a restore replaces; one that begins with a dot is still being made."""
+    names = sorted(Path(entry.name) for entry in state.iterdir() if not entry.name.startswith((".", REPLACED)))
+    return [name for name in names if name not in LEFT_OUT]
 
 
 def _content(state: Path, *names: Path) -> Iterator[Path]:
-    """Yield names in the state, each directory before what is in it, and no socket."""
+    """Yield the names of directories, files in them, and no socket; a block of Prometheus ends with meta.json.
+
+    One that Prometheus deletes meanwhile has no such file then, and counts as none.
+    """
     for name in names:
         path = state / name
         if name in LEFT_OUT or name.name.startswith(".incoming"):  # a download of the service that is under way
             continue
         if path.is_dir():
             yield name
-            yield from _content(state, *sorted(name / child.name for child in path.iterdir()))
+            children = sorted(path.iterdir(), key=lambda child: (child.name == "meta.json", child))
+            yield from _content(state, *(name / child.name for child in children))
         elif path.is_file():
             yield name
 
 
 def _copy_databases(state: Path, copies: Path) -> dict[Path, Path]:
     """Return a copy, as of one moment, of each SQLite database by its name in the state, MLflow's first."""
-    everything = _content(state, *map(Path, entries(state)))
-    found = [name for name in everything if name.suffix == ".db" and _is_sqlite(state / name)]
+    content = _content(state, *entries(state))
+    found = [name for name in content if name.suffix == ".db" and _is_sqlite(state / name)]
     databases = {}
     for number, name in enumerate(sorted(found, key=lambda name: (name != _NAMES.mlflow_database, name))):
         copy = copies / f"{number}.db"
@@ -202,27 +197,6 @@ def _copy_databases(state: Path, copies: Path) -> dict[Path, Path]:
             source.backup(target)
         databases[name] = copy
     return databases
-
-
-def _add(archive: _Archive, state: Path, names: Iterable[Path], databases: dict[Path, Path]) -> None:
-    """Add what is there under these names, but not what was added as a database."""
-    added = {name.with_name(name.name + ending) for name in databases for ending in ("", *SQLITE_COMPANIONS)}
-    for name in names:
-        if (state / name).is_dir():
-            archive.add_directory(state / name, name)
-        elif name not in added:
-            archive.add(state / name, name)
-
-
-def _add_blocks(archive: _Archive, state: Path) -> None:
-    """Add Prometheus' finished blocks; one that it deletes meanwhile stays without meta.json and counts as none."""
-    prometheus = _NAMES.prometheus
-    archive.add_directory(state / prometheus, prometheus)
-    for meta in sorted((state / prometheus).glob("*/meta.json")):
-        files = sorted(file for file in meta.parent.rglob("*") if file.is_file() and file != meta)
-        for file in [*files, meta]:
-            if not archive.add(file, file.relative_to(state)):
-                break
 
 
 def _is_sqlite(file: Path) -> bool:
@@ -242,49 +216,35 @@ def _is_open(database: Path) -> bool:
             return True
         except sqlite3.DatabaseError:
             return False  # no database
-        connection.execute("ROLLBACK")
     return False
 
 
-def _served_version(layout: Layout) -> str | None:
+def _manifest(state: Path, databases: Mapping[Path, Path]) -> dict[str, Any]:
+    """Return what is known of the state, from the copies of its databases."""
+    version = None
     with contextlib.suppress(ValueError):  # a broken note is saved as it is
-        if copy := local_copy(layout):
-            return copy.version
-    return None
-
-
-def _manifest(state: Path, databases: dict[Path, Path], version: str | None, predictions: int) -> dict[str, Any]:
+        if copy := local_copy(Layout(state)):
+            version = copy.version
+    mlflow, store = databases.get(_NAMES.mlflow_database), databases.get(_NAMES.database)
     return {
         "product": PRODUCT,
         "format": FORMAT,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": source_commit(ROOT),
-        "mlflow_schema": revision(databases[_NAMES.mlflow_database]) if _NAMES.mlflow_database in databases else None,
+        "mlflow_schema": revision(mlflow) if mlflow else None,
         "model_version": version,
-        "predictions": predictions,
+        "predictions": Store(store).count_predictions() if store else 0,
         "state_dir": str(state),
     }
 
 
-def _check_content(state: Path) -> None:
-    if not state.is_dir() or not entries(state):
-        raise RefusedError(f"STATE_DIR={state} holds nothing yet")
-
-
 def _check_room(state: Path, directory: Path | None) -> None:
-    """Refuse when the copies of the databases, or what may become of the archive, do not fit.
-
-    Raises
-    ------
-    RefusedError
-    """
-    everything = _content(state, *map(Path, entries(state)))
-    sizes = [(name.suffix, _size(state / name)) for name in everything if not (state / name).is_dir()]
+    """Refuse when the copies of the databases, or what may become of the archive, do not fit."""
+    sizes = [(name.suffix, _size(state / name)) for name in _content(state, *entries(state))]
     needed = {state: SPARE_BYTES + sum(size for suffix, size in sizes if suffix == ".db")}
     if directory is not None:
-        whole = sum(size for _, size in sizes)
         together = directory.stat().st_dev == state.stat().st_dev
-        needed[directory] = whole + (needed[state] if together else 0)
+        needed[directory] = sum(size for _, size in sizes) + (needed[state] if together else 0)
     for place, size in needed.items():
         free = shutil.disk_usage(place).free
         if free < size:
@@ -300,24 +260,17 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _target(settings: Settings, argument: str) -> Path:
-    """Return the absolute path to write to.
-
-    Raises
-    ------
-    RefusedError
-        It exists, or lies where the next backup would take it for a part of the state.
-    """
-    state = settings.state_dir
+def _target(state: Path, argument: str) -> Path:
+    """Return the absolute path to write to, which lies where the next backup does not take it for the state."""
+    backups = Layout(state).backups
     if not argument:
-        return Layout(state).backups / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz"
+        return backups / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz"
     file = Path(argument).expanduser().absolute()
     if file.exists():
         raise RefusedError(f"{file} exists already: remove it or name another FILE")
-    if file.resolve().is_relative_to(state.resolve()) and not file.resolve().is_relative_to(
-        Layout(state.resolve()).backups
-    ):
-        raise RefusedError(f"{file} lies in the state itself: name a FILE in {Layout(state).backups} or elsewhere")
+    real = file.resolve()
+    if real.is_relative_to(state.resolve()) and not real.is_relative_to(backups.resolve()):
+        raise RefusedError(f"{file} lies in the state itself: name a FILE in {backups} or elsewhere")
     return file
 
 
@@ -347,44 +300,53 @@ def served(version: str | None) -> str:
 
 def _tell(backup: Backup, where: str, seconds: float) -> str:
     what = f"{served(backup.model_version)}, {backup.predictions:,} predictions, {backup.files:,} files"
-    text = f"{where}: {what}, in {seconds:.1f} s"
+    text = f"{where}: {what}, in {seconds:.1f} s\n"
     if not backup.whole_prometheus:
-        text += "\nof the metrics only Prometheus' finished blocks are in it, not the last two to three hours"
+        text += "of the metrics only Prometheus' finished blocks are in it, not the last two to three hours\n"
     return text
 
 
-def main() -> int:
-    """Write one backup and return the exit code: 0 done, 1 not, 3 a retraining runs."""
+def reported(command: Callable[[str], int], undone: str) -> int:
+    """Return the exit code of a command with the argument of this process, whose failure is one line: 0, 1, 130.
+
+    ``undone`` begins the line.
+    """
     argument = sys.argv[1] if len(sys.argv) > 1 else ""
-    settings = load_settings()
-    state = settings.state_dir
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    started = time.monotonic()
     try:
-        _check_content(state)
+        return command(argument)
+    except OSError as error:
+        problem = f"{error.filename or argument or load_settings().state_dir}: {error.strerror or error}"
+    except (RefusedError, BusyError, StoreError, sqlite3.Error) as error:
+        problem = str(error)
+    except KeyboardInterrupt:
+        return 130
+    sys.stderr.write(f"{undone}: {problem}\n")
+    return 1
+
+
+def backup(argument: str) -> int:
+    """Write one backup, to stdout for ``-``, and return the exit code: 0 done, 3 a retraining runs."""
+    state = load_settings().state_dir
+    started = time.monotonic()
+    if not state.is_dir() or not entries(state):
+        raise RefusedError(f"STATE_DIR={state} holds nothing yet")
+    try:
         with retraining_lock(Layout(state), "a backup"):
             if argument == "-":
                 _check_room(state, None)
-                backup, where = write_backup(state, sys.stdout.buffer), "written to stdout"
+                written, where, told = write_backup(state, sys.stdout.buffer), "written to stdout", sys.stderr
                 sys.stdout.buffer.flush()
             else:
-                file = _target(settings, argument)
-                backup = _write_file(state, file)
-                where = f"{file} ({file.stat().st_size / 1e6:.1f} MB)"
+                file = _target(state, argument)
+                written = _write_file(state, file)
+                where, told = f"{file} ({file.stat().st_size / 1e6:.1f} MB)", sys.stdout
     except BusyError as busy:
         sys.stderr.write(f"no backup now: {busy}; try again when it has ended\n")
         return BUSY
-    except OSError as error:
-        sys.stderr.write(f"no backup was written: {error.filename or argument or state}: {error.strerror or error}\n")
-        return 1
-    except (RefusedError, StoreError, sqlite3.Error) as problem:
-        sys.stderr.write(f"no backup was written: {problem}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    (sys.stderr if argument == "-" else sys.stdout).write(_tell(backup, where, time.monotonic() - started) + "\n")
+    told.write(_tell(written, where, time.monotonic() - started))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(backup, "no backup was written"))

@@ -53,18 +53,19 @@ class Release:
         return f"{base}/{archive}", f"{base}/{self.checksums.format(archive=archive, **values)}"
 
 
+Source = Callable[[Release, Path], None]
 PROMETHEUS = Release(
-    name="prometheus",
-    version="3.13.3",
-    base="https://github.com/prometheus/prometheus/releases/download",
+    "prometheus",
+    "3.13.3",
+    "https://github.com/prometheus/prometheus/releases/download",
     archive="v{version}/prometheus-{version}.{target}.tar.gz",
     checksums="v{version}/sha256sums.txt",
     binary="prometheus",
 )
 GRAFANA = Release(
-    name="grafana",
-    version="12.4.5",
-    base="https://dl.grafana.com/oss/release",
+    "grafana",
+    "12.4.5",
+    "https://dl.grafana.com/oss/release",
     archive="grafana-{version}.{target}.tar.gz",
     checksums="{archive}.sha256",
     binary="bin/grafana",
@@ -74,25 +75,21 @@ GRAFANA = Release(
 def provide(runtime: Path = RUNTIME, *, retry: bool = False) -> dict[str, str]:
     """Fetch what is neither on PATH nor in `runtime`; return the reason for each program that cannot be had."""
     reasons = {}
-    for release, sources in (
-        (PROMETHEUS, (fetch_release, fetch_debian_prometheus)),
-        (GRAFANA, (fetch_release,)),
-    ):
+    for release, sources in ((PROMETHEUS, (fetch_release, fetch_debian_prometheus)), (GRAFANA, (fetch_release,))):
         if shutil.which(release.name) or (runtime / release.name / release.binary).exists():
             continue
-        reason = _fetch_unless_refused_lately(release, sources, runtime, retry=retry)
-        if reason:
-            reasons[release.name] = reason
+        note = runtime / f"{release.name}.unavailable"
+        if retry or not note.exists() or time.time() - note.stat().st_mtime >= REMEMBERED_SECONDS:
+            _fetch(release, sources, runtime, note)
+        if note.exists():
+            reasons[release.name] = note.read_text()
     return reasons
 
 
 def fetch_release(release: Release, directory: Path, base: str = "") -> None:
     """Unpack the official archive into `directory` when it has its published checksum.
 
-    Parameters
-    ----------
-    base
-        Where the releases lie; by default the official place.
+    ``base`` is where the releases lie, by default the official place.
 
     Raises
     ------
@@ -117,7 +114,19 @@ def fetch_release(release: Release, directory: Path, base: str = "") -> None:
 
 
 def fetch_debian_prometheus(release: Release, directory: Path) -> None:
-    """Unpack Debian's package, with the pages that this build reads from files beside the binary.
+    """Unpack Debian's package, with the pages that this build reads from files beside the binary."""
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        unpacked, chosen = Path(scratch) / "unpacked", Path(scratch) / "chosen"
+        unpack_debian_package(release.name, unpacked)
+        chosen.mkdir()
+        for source in ("usr/bin/prometheus", "usr/bin/promtool", "usr/share/prometheus/web"):
+            if (unpacked / source).exists():
+                (unpacked / source).replace(chosen / Path(source).name)
+        chosen.replace(directory)
+
+
+def unpack_debian_package(name: str, directory: Path) -> None:
+    """Download a package of Debian's and unpack it, without installing it.
 
     Raises
     ------
@@ -128,16 +137,9 @@ def fetch_debian_prometheus(release: Release, directory: Path) -> None:
         raise UnavailableError("this is no Debian, whose package would do")
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         options = [f"-oAcquire::http::Timeout={CONNECT_SECONDS:.0f}", "-oAcquire::Retries=0"]
-        _run(["apt-get", *options, "download", release.name], cwd=scratch, seconds=120)
+        _run(["apt-get", *options, "download", name], cwd=scratch, seconds=120)
         (package,) = Path(scratch).glob("*.deb")
-        _run(["dpkg-deb", "-x", str(package), "unpacked"], cwd=scratch, seconds=60)
-        unpacked = Path(scratch) / "unpacked"
-        chosen = Path(scratch) / "chosen"
-        chosen.mkdir()
-        for source in ("usr/bin/prometheus", "usr/bin/promtool", "usr/share/prometheus/web"):
-            if (unpacked / source).exists():
-                (unpacked / source).replace(chosen / Path(source).name)
-        chosen.replace(directory)
+        _run(["dpkg-deb", "-x", str(package), str(directory.absolute())], cwd=scratch, seconds=60)
 
 
 def this_target() -> str:
@@ -157,13 +159,8 @@ def published_checksum(text: str, name: str) -> str:
     raise UnavailableError(f"no checksum of {name} is published")
 
 
-def _fetch_unless_refused_lately(
-    release: Release, sources: tuple[Callable[[Release, Path], None], ...], runtime: Path, *, retry: bool
-) -> str:
-    """Return why `release` cannot be had, empty when it is there now."""
-    note = runtime / f"{release.name}.unavailable"
-    if note.exists() and not retry and time.time() - note.stat().st_mtime < REMEMBERED_SECONDS:
-        return note.read_text()
+def _fetch(release: Release, sources: tuple[Source, ...], runtime: Path, note: Path) -> None:
+    """Fetch `release` from the first source that has it, else note why none does."""
     runtime.mkdir(parents=True, exist_ok=True)
     reasons = []
     for source in sources:
@@ -173,10 +170,8 @@ def _fetch_unless_refused_lately(
             reasons.append(str(error))
         else:
             note.unlink(missing_ok=True)
-            return ""
-    reason = "; ".join(reasons)
-    note.write_text(reason)
-    return reason
+            return
+    note.write_text("; ".join(reasons))
 
 
 def _download(url: str) -> bytes:

@@ -12,16 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from appliance.own_registry import own_registry
-from appliance.prepare import RefusedError
+from appliance.prepare import ROOT, RefusedError
 from appliance.status import is_running, show
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import Settings, load_settings
 from tableloop.state.layout import Layout
 
-ROOT = Path(__file__).resolve().parent.parent
 LONGEST_START = 1800.0  # seconds; a training on a small machine may take minutes
 LONGEST_STOP = 10.0
 LONGEST_CONSOLE = 10_000_000  # bytes, at a start; the one before is kept
@@ -94,13 +94,12 @@ def retrain(settings: Settings) -> int:
     """
     command = [sys.executable, "-m", "pipeline.retrain", *sys.argv[2:]]
     uri = settings.mlflow_tracking_uri
-    if is_running(settings.state_dir) or uri != settings.own_tracking_uri:
-        if is_healthy(uri):
-            return subprocess.run(command, check=False).returncode
+    foreign = is_running(settings.state_dir) or uri != settings.own_tracking_uri
+    if foreign and not is_healthy(uri):
         say(f"cannot retrain: MLflow at {uri} does not answer; see make status, or docker exec NAME make retrain")
         return 1
     try:
-        with own_registry(settings):
+        with nullcontext() if foreign else own_registry(settings):
             return subprocess.run(command, check=False).returncode
     except RefusedError as refusal:
         say(f"cannot retrain: {refusal}")
@@ -113,9 +112,8 @@ def clean(settings: Settings) -> int:
         say("runs: make down first")
         return 1
     if settings.state_dir.exists():
-        if sys.argv[2:] != ["--force"] and not _confirmed(
-            f"Remove {settings.state_dir} with all models and logs? [y/N] "
-        ):
+        question = f"Remove {settings.state_dir} with all models and logs? [y/N] "
+        if sys.argv[2:] != ["--force"] and not _confirmed(question):
             say("nothing removed")
             return 1
         shutil.rmtree(settings.state_dir)

@@ -10,14 +10,11 @@ foreign.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from contextlib import suppress
 from urllib.parse import urlsplit
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 # Names without a dot aside, these endings are reserved for private use: RFC 6761, 6762, 8375, ICANN 2024.
 PRIVATE_SUFFIXES = (".localhost", ".local", ".home.arpa", ".internal", ".test")
@@ -26,7 +23,7 @@ PRIVATE_SUFFIXES = (".localhost", ".local", ".home.arpa", ".internal", ".test")
 class HostGuard:
     """An ASGI application that lets through what came under a right name, and drops a same-origin ``Origin``."""
 
-    def __init__(self, app: App, allowed_hosts: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...] = ()) -> None:
         self._app = app
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
 
@@ -39,7 +36,8 @@ class HostGuard:
         authority = headers.get(b"host", b"").decode("latin-1")
         name = host_name(authority)
         if not self.answers_under(name):
-            await _refuse(send, f"This server does not answer under the name {name!r}; add it to ALLOWED_HOSTS.\n")
+            refusal = f"This server does not answer under the name {name!r}; add it to ALLOWED_HOSTS.\n"
+            await PlainTextResponse(refusal, 403)(scope, receive, send)
             return
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and urlsplit(origin).netloc.lower() == authority.lower():
@@ -52,7 +50,10 @@ class HostGuard:
             return True
         if not name or "." not in name or name.endswith(PRIVATE_SUFFIXES):
             return bool(name)
-        return _is_address(name)
+        with suppress(ValueError):
+            ipaddress.ip_address(name)
+            return True
+        return False
 
 
 def host_name(authority: str) -> str:
@@ -61,17 +62,3 @@ def host_name(authority: str) -> str:
         return urlsplit(f"//{authority}").hostname or ""
     except ValueError:
         return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-async def _refuse(send: Send, message: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": message.encode()})

@@ -20,6 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.workspace import prepare as prepare_workspace
@@ -37,17 +38,11 @@ LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, macOS 103
 
 
 class RefusedError(Exception):
-    """The appliance cannot start; the message is one line with the remedy."""
+    """What was asked for cannot be done; the message is one line with the remedy."""
 
 
 def prepare(settings: Settings) -> None:
-    """Make `settings.state_dir` ready for a start.
-
-    Raises
-    ------
-    RefusedError
-        For what is in the way, before anything was changed that a running appliance uses.
-    """
+    """Make `settings.state_dir` ready for a start; refuse before anything of a running one has changed."""
     state = settings.state_dir
     check_writable(state)
     check_disk(state)
@@ -56,23 +51,16 @@ def prepare(settings: Settings) -> None:
     check_ports(settings)
     put_in_place(state)
     layout = Layout(state)
-    for directory in (
-        layout.mlflow_artifacts,
-        layout.champion,
-        layout.prometheus,
-        layout.grafana_plugins,
-        layout.logs,
-    ):
-        directory.mkdir(parents=True, exist_ok=True)
+    for path in (layout.mlflow_artifacts, layout.champion, layout.prometheus, layout.grafana_plugins, layout.logs):
+        path.mkdir(parents=True, exist_ok=True)
     clear_run_directory(layout)
     layout.example.write_text(json.dumps(load_table().example) + "\n")  # for the watchdog
     if not os.environ.get("GF_SECURITY_ADMIN_PASSWORD"):
         make_password(layout.grafana_password)
     prepare_store(layout, settings.model_name)
-    if settings.test_mode:
-        return
-    prepare_database(layout.mlflow_database)
-    prepare_workspace(state, ROOT)
+    if not settings.test_mode:
+        prepare_database(layout.mlflow_database)
+        prepare_workspace(state, ROOT)
 
 
 def check_writable(state: Path) -> None:
@@ -117,8 +105,7 @@ def check_not_running(state: Path) -> None:
     """Refuse a state that another appliance uses, and keep others from using it."""
     lock = Layout(state).run_lock
     lock.parent.mkdir(exist_ok=True)
-    lock.touch()
-    own = os.open(lock, os.O_RDWR)
+    own = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     descriptor = LOCK_DESCRIPTOR if _is_same_file(LOCK_DESCRIPTOR, own) else own
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,11 +125,9 @@ def check_ports(settings: Settings) -> None:
     }
     users: dict[int, str] = {}
     for variable, port in ports.items():
-        if port in users:
-            raise RefusedError(f"{variable}={port} is the same port as {users[port]}; set one of them to another")
-        users[port] = variable
-        problem = bind_problem(settings.bind_address, port)
-        if problem:
+        if (other := users.setdefault(port, variable)) != variable:
+            raise RefusedError(f"{variable}={port} is the same port as {other}; set one of them to another")
+        if problem := _bind_problem(settings.bind_address, port):
             raise RefusedError(
                 f"{variable}={port} cannot be used on {settings.bind_address} ({problem}); "
                 f"stop the program that uses it or set {variable} to another port"
@@ -151,24 +136,13 @@ def check_ports(settings: Settings) -> None:
 
 def clear_run_directory(layout: Layout) -> None:
     """Remove what a former start left behind, but the locks."""
-    for entry in layout.run.iterdir():
-        if entry in {layout.run_lock, layout.retraining_lock}:
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    for entry in set(layout.run.iterdir()) - {layout.run_lock, layout.retraining_lock}:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     layout.phases.mkdir()
 
 
 def prepare_store(layout: Layout, model: str) -> None:
-    """Bring the store up to date, and take in what was kept in files before there was one.
-
-    Raises
-    ------
-    RefusedError
-        When it cannot be used.
-    """
+    """Bring the store up to date, and take in what was kept in files before there was one."""
     store = Store(layout.database)
     try:
         store.prepare()
@@ -184,11 +158,7 @@ def put_in_place(state: Path) -> Path | None:
     """Exchange the state for a backup that `appliance.restore` has unpacked whole, if there is one.
 
     Killed at any moment, it goes on from there when it is called again: at the next start, if nobody does it before.
-
-    Returns
-    -------
-    Path or None
-        Where the former state lies now; None when there was none, or nothing to put in place.
+    Returns where the former state lies now; None when there was none, or nothing to put in place.
     """
     layout = Layout(state)
     shutil.rmtree(layout.restoring, ignore_errors=True)  # of a restore that was killed before it had unpacked all
@@ -196,17 +166,16 @@ def put_in_place(state: Path) -> Path | None:
     if not restored.exists():
         return None
     plan = json.loads((restored / "plan.json").read_text())
-    aside = state / plan["aside"] if plan["former"] else None
-    if aside is not None:
+    aside = state / plan["aside"]
+    for name in plan["former"]:
         aside.mkdir(exist_ok=True)
-        for name in plan["former"]:
-            # Once it lies aside, what has its name is the new one.
-            if (state / name).exists() and not (aside / name).exists():
-                (state / name).rename(aside / name)
+        # Once it lies aside, what has its name is the new one.
+        if (state / name).exists() and not (aside / name).exists():
+            (state / name).rename(aside / name)
     for entry in (restored / "state").iterdir():
         entry.rename(state / entry.name)
     shutil.rmtree(restored)
-    return aside
+    return aside if plan["former"] else None
 
 
 def make_password(file: Path) -> None:
@@ -214,20 +183,13 @@ def make_password(file: Path) -> None:
     if file.exists():
         return
     new = file.with_suffix(".new")
-    new.unlink(missing_ok=True)
     new.touch(mode=0o600)
     new.write_text(secrets.token_urlsafe(24) + "\n")
     new.replace(file)  # never an empty one: Grafana would fall back to its own default
 
 
 def prepare_database(database: Path, template: Path = TEMPLATE) -> None:
-    """Put an empty database of the installed MLflow's schema in place, or bring an older one up to it.
-
-    Raises
-    ------
-    RefusedError
-        When the database was written by a newer MLflow.
-    """
+    """Put an empty database of the installed MLflow's schema in place, or bring an older one up to it."""
     if not template.exists():
         make_template(template)
     if not database.exists():
@@ -272,8 +234,6 @@ def revision(database: Path) -> str:
 
 def known_revisions() -> set[str]:
     """Return the schema revisions that the installed MLflow can start from, without importing it."""
-    from importlib.util import find_spec  # noqa: PLC0415 - only for an upgrade
-
     spec = find_spec("mlflow")
     if spec is None or spec.origin is None:
         raise RefusedError("MLflow is not installed: run make setup")
@@ -297,7 +257,7 @@ def make_template(template: Path) -> None:
     new.replace(template)
 
 
-def bind_problem(address: str, port: int) -> str:
+def _bind_problem(address: str, port: int) -> str:
     """Return why a server could not listen there, empty when it could."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -1,8 +1,8 @@
 """A backup of `appliance.backup` put in place of the state: ``make restore FILE=...`` while nothing runs.
 
-It is unpacked and checked beside the state, which till then nothing has touched. One rename says that it is whole,
-and from there on it will be the state, even if this process is killed: the next start goes on
-(`prepare.put_in_place`). The former state is moved aside, never removed.
+It is unpacked and checked beside the state, which stays untouched until then. One rename marks it as whole. After
+that it will be the state even if this process is killed, because the next start goes on (`prepare.put_in_place`). The
+former state is moved aside, never removed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 import tarfile
 import time
 import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -32,18 +32,14 @@ from appliance.backup import (
     PRODUCT,
     entries,
     in_use,
+    reported,
     served,
 )
 from appliance.binaries import UNPACKING
-from appliance.prepare import (
-    RefusedError,
-    check_writable,
-    known_revisions,
-    put_in_place,
-)
+from appliance.prepare import RefusedError, check_writable, known_revisions, put_in_place
 from tableloop.settings import load_settings
 from tableloop.state.layout import REPLACED, Layout
-from tableloop.state.locks import BusyError, retraining_lock
+from tableloop.state.locks import retraining_lock
 
 LONGEST_TEXT = 100_000_000  # bytes of the manifest or the checksums; larger is something else
 
@@ -55,10 +51,7 @@ class ForeignError(Exception):
 def restore(state: Path, source: IO[bytes]) -> tuple[dict[str, Any], Path | None]:
     """Unpack and check a backup, then put it in place of the state, in which nothing runs.
 
-    Returns
-    -------
-    tuple of dict and Path or None
-        The backup's manifest, and where the former state lies now, if there was one.
+    Returns the backup's manifest, and where the former state lies now, if there was one.
 
     Raises
     ------
@@ -70,7 +63,7 @@ def restore(state: Path, source: IO[bytes]) -> tuple[dict[str, Any], Path | None
         It cannot be read or written, such as on a full disk. In all cases the state is as it was.
     """
     layout = Layout(state)
-    put_in_place(state)  # what a restore before this one has left undone
+    put_in_place(state)  # what an interrupted restore has left undone
     new = layout.restoring
     (new / CONTENT).mkdir(parents=True)
     try:
@@ -87,17 +80,29 @@ def restore(state: Path, source: IO[bytes]) -> tuple[dict[str, Any], Path | None
 
 def _movable(state: Path) -> list[str]:
     """Return the names of what will be moved aside."""
-    names = sorted(entries(state))
+    names = entries(state)
     if mounted := [name for name in names if (state / name).is_mount()]:
         raise RefusedError(f"{state / mounted[0]} is a disk of its own and cannot be moved aside: unmount it")
-    return names
+    return [str(name) for name in names]
 
 
 def _unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
     """Unpack everything under ``state/`` of the archive and return its manifest."""
+    sums = None
     try:
         with gzip.GzipFile(fileobj=source) as compressed, tarfile.open(fileobj=compressed, mode="r|") as tar:
-            manifest, sums = _read_members(tar, directory)
+            members = iter(tar)
+            first = next(members, None)
+            manifest = _manifest(_text(tar, first) if first and first.name == MANIFEST else "")
+            for member in members:
+                if member.name == CHECKSUMS:
+                    sums = _text(tar, member)
+                    break
+                name = Path(member.name)
+                inside = len(name.parts) >= 2 and name.parts[0] == CONTENT and ".." not in name.parts
+                if not (member.isreg() or member.isdir()) or not inside or Path(name.parts[1]) in LEFT_OUT:
+                    raise ForeignError(f"it holds {member.name!r}, which no backup does")
+                tar.extract(member, directory, **UNPACKING)
             while compressed.read(65_536):  # its checksum comes last
                 pass
     except (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error) as error:
@@ -108,29 +113,10 @@ def _unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_members(tar: tarfile.TarFile, directory: Path) -> tuple[dict[str, Any], str | None]:
-    manifest: dict[str, Any] | None = None
-    for member in tar:
-        if manifest is None:
-            manifest = _manifest(_text(tar, member) if member.name == MANIFEST else "")
-        elif member.name == CHECKSUMS:
-            return manifest, _text(tar, member)
-        else:
-            name = Path(member.name)
-            kinds = member.isreg() or member.isdir()
-            inside = len(name.parts) >= 2 and name.parts[0] == CONTENT and ".." not in name.parts
-            if not kinds or not inside or Path(name.parts[1]) in LEFT_OUT:
-                raise ForeignError(f"it holds {member.name!r}, which no backup does")
-            tar.extract(member, directory, **UNPACKING)
-    if manifest is None:
-        raise ForeignError("it is empty")
-    return manifest, None
-
-
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     content = tar.extractfile(member)
     if content is None or member.size > LONGEST_TEXT:
-        raise ForeignError(f"its {member.name} is none")
+        raise ForeignError(f"its {member.name} is no file, or too large")
     return content.read().decode(errors="replace")
 
 
@@ -161,7 +147,7 @@ def _compare(sums: str, directory: Path) -> None:
         file.relative_to(directory).as_posix(): file for file in (directory / CONTENT).rglob("*") if file.is_file()
     }
     if different := listed.keys() ^ unpacked.keys():
-        raise ForeignError(f"{min(different)} is in its list or in it, but not in both")
+        raise ForeignError(f"{min(different)} is in the list of checksums or in the archive, but not in both")
     for name, file in unpacked.items():
         with file.open("rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != listed[name]:
@@ -169,25 +155,16 @@ def _compare(sums: str, directory: Path) -> None:
 
 
 def _hold(state: Path) -> IO[bytes]:
-    """Return the open lock of the state: nothing can start there while it is open.
-
-    Raises
-    ------
-    RefusedError
-        Something runs there.
-    """
-    refusal = RefusedError(f"an appliance works with {state}: stop it first (make down, or docker stop)")
+    """Return the open lock of the state: nothing can start there while it is open. Refuse if something runs there."""
     lock = Layout(state).run_lock
     lock.parent.mkdir(parents=True, exist_ok=True)
-    file = lock.open("ab")
-    try:
-        if in_use(state):
-            raise refusal
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, RefusedError):
+    if not in_use(state):
+        file = lock.open("ab")
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
         file.close()
-        raise refusal from None
-    return file
+    raise RefusedError(f"an appliance works with {state}: stop it first (make down, or docker stop)")
 
 
 def _source(state: Path, argument: str) -> IO[bytes]:
@@ -199,28 +176,17 @@ def _source(state: Path, argument: str) -> IO[bytes]:
     raise RefusedError(f"which one? make restore FILE=..., with one of {', '.join(found) or 'your own'}")
 
 
-def main() -> int:
-    """Restore one backup and return the exit code: 0 done, 1 not."""
-    argument = sys.argv[1] if len(sys.argv) > 1 else ""
+def put_back(argument: str) -> int:
+    """Restore one backup, from stdin for ``-``, and return the exit code 0."""
     state = load_settings().state_dir
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
-    try:
-        with _source(state, argument) as source:
-            check_writable(state)
-            with _hold(state), retraining_lock(Layout(state), "a restore"):
+    with _source(state, argument) as source:
+        check_writable(state)
+        with _hold(state), retraining_lock(Layout(state), "a restore"):
+            try:
                 manifest, former = restore(state, source)
-    except ForeignError as problem:
-        sys.stderr.write(f"nothing restored: {argument} cannot be used: {problem}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"nothing restored: {error.filename or argument}: {error.strerror or error}\n")
-        return 1
-    except (RefusedError, BusyError) as problem:
-        sys.stderr.write(f"nothing restored: {problem}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
+            except ForeignError as problem:
+                raise RefusedError(f"{argument} cannot be used: {problem}") from None
     sys.stdout.write(
         f"{state} is as of {manifest['created_at']}: {served(manifest['model_version'])}, "
         f"{manifest['predictions']:,} predictions; in {time.monotonic() - started:.1f} s\n"
@@ -231,4 +197,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(put_back, "nothing restored"))

@@ -36,7 +36,6 @@ WITHOUT_ADDRESS = ("drift-monitor", "watchdog")
 TRIGGERS = {"start": "the first start", "user": "make retrain", "drift": "the drift monitor"}
 
 Cells = Sequence[str]
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def show(settings: Settings) -> int:
     if not is_running(layout.root):
         # Compose's file sets API_HOST: there each service is a container, and none holds the state's lock.
         apart = "the services run apart: docker compose ps shows them"
-        lines = [apart if os.environ.get("API_HOST") else "stopped: make up starts it", ""]
-        sys.stdout.write("\n".join([*lines, *_facts(settings, None, now)]) + "\n")
+        first = apart if os.environ.get("API_HOST") else "stopped: make up starts it"
+        sys.stdout.write("\n".join([first, "", *_facts(settings, None, now)]) + "\n")
         return STOPPED
     services = Services.from_environment(as_environment(settings))
     checks = check_all(services)
@@ -66,7 +65,7 @@ def show(settings: Settings) -> int:
     if monitor and monitor.uptime > interval + LONGEST_LOOK:  # a younger one may be at its first look
         checks["drift-monitor"] = check_drift_monitor(layout.heartbeat, interval)
     has_been_ready = layout.was_ready.exists()
-    rows, ill = _rows(services, checks, programs, now, starting=not has_been_ready)
+    rows, ill = _rows(services, checks, programs, starting=not has_been_ready)
     verdict = ("degraded" if has_been_ready else "starting") + f": {', '.join(ill)}" if ill else "healthy"
     lines = [verdict, "", *_table(rows), "", *_facts(settings, services, now)]
     lines += [f"{name}: {check.detail}" for name, check in checks.items() if not check.up]
@@ -81,7 +80,7 @@ def is_running(state: Path) -> bool:
 
 
 def _rows(
-    services: Services, checks: Mapping[str, Check], programs: Mapping[str, Program], now: float, *, starting: bool
+    services: Services, checks: Mapping[str, Check], programs: Mapping[str, Program], *, starting: bool
 ) -> tuple[list[Cells], list[str]]:
     """Return the rows of the table, and the services that are not well."""
     rows: list[Cells] = []
@@ -98,14 +97,12 @@ def _rows(
         state = "up" if up else "starting" if starting else "down"
         if not up:
             ill.append(f"{name} is {state}")
-        used = _used(program, now) if program and program.pid else ("", "", "")
+        used = ["", "", ""]
+        if program and program.pid:
+            memory = f"{program.memory / 1e6:.0f} MB" if program.memory else ""
+            used = [str(program.pid), _duration(program.uptime), memory]
         rows.append((name, state, *used, addresses.get(name, "")))
     return rows, ill
-
-
-def _used(program: Program, now: float) -> tuple[str, str, str]:
-    memory = f"{program.memory / 1e6:.0f} MB" if program.memory else ""
-    return str(program.pid), _duration(program.uptime), memory
 
 
 def _table(rows: Sequence[Cells]) -> list[str]:
@@ -137,14 +134,10 @@ def _programs(layout: Layout) -> dict[str, Program]:
         socket.setdefaulttimeout(before)
     # Every program leads a process group of its own.
     used = usage({info["name"]: info["pid"] for info in answer if info["pid"]})
+    memory = {name: figures["memory_bytes"] for name, figures in used.items()}
     return {
-        info["name"]: Program(
-            info["statename"],
-            info["pid"],
-            info["now"] - info["start"],
-            used.get(info["name"], {}).get("memory_bytes", 0.0),
-        )
-        for info in answer
+        name: Program(info["statename"], info["pid"], info["now"] - info["start"], memory.get(name, 0.0))
+        for name, info in ((info["name"], info) for info in answer)
     }
 
 
@@ -171,11 +164,9 @@ def _model(layout: Layout, services: Services | None, now: float) -> str:
     try:
         card = ask(services.api, "/model") if services else {}
         scores = card["scores"]
+        rmse, mae, r2 = (scores.get(f"test_{name}") for name in ("rmse", "mae", "r2"))
         parts = [f"version {card['version']}, {card['family']}"]
-        if "test_rmse" in scores:
-            parts.append(
-                f"test RMSE {scores['test_rmse']:.3f}, MAE {scores['test_mae']:.3f}, R² {scores['test_r2']:.3f}"
-            )
+        parts += [f"test RMSE {rmse:.3f}, MAE {mae:.3f}, R² {r2:.3f}"] if rmse is not None else []
         parts += [_registered(card.get("registered_at"), now), f"from the {card['source']}, {card['engine']}"]
     except (UnwellError, KeyError, TypeError, ValueError):
         try:
@@ -222,11 +213,11 @@ def _ago(at: object, now: float) -> str:
 
 def _duration(seconds: float) -> str:
     """Return seconds in the two units that matter, such as ``2 h 5 m``."""
-    whole = max(0, int(seconds))
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} m {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} m"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
+    minutes, s = divmod(max(0, int(seconds)), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h} h"
+    if hours:
+        return f"{h} h {m} m"
+    return f"{m} m {s} s" if minutes else f"{s} s"

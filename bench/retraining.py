@@ -17,10 +17,9 @@ import pandas as pd
 from sklearn.metrics import root_mean_squared_error
 from threadpoolctl import threadpool_limits
 
-from pipeline.preprocess import split
-from pipeline.stage_runner import load_params, raw_data
+from pipeline.stage_runner import load_params
 from pipeline.train import new_index, new_model
-from scenarios.market import Market
+from scenarios.market import Market, split_rows
 from tableloop.model.conformal import as_matrix
 from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
 from tableloop.table import Table, load_table
@@ -77,14 +76,8 @@ def compare(market: Market, old: pd.DataFrame, values: Matrix, labels: int, tabl
 
 def main() -> None:
     """Print a block for each number of labels, then one of a market that has not changed."""
-    fractions = load_params()["preprocess"]
     table = load_table()
-    parts = split(
-        pd.read_csv(raw_data(table)),
-        table.feature_names,
-        fractions["test_fraction"],
-        fractions["validation_fraction"],
-    )
+    parts = split_rows(table)
     old, market = pd.concat([parts["train"], parts["validation"]]), Market(parts["test"], table)
     with threadpool_limits(1):
         for title, values, labels in (

@@ -13,12 +13,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from pipeline.preprocess import split
-from pipeline.stage_runner import load_params, raw_data
+from pipeline.stage_runner import load_params
 from pipeline.train import fit_candidate
+from scenarios.market import split_rows
 from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_export import compile_model
 from tableloop.model.onnx_scorer import Scorer
@@ -50,9 +49,7 @@ def varied(X: Matrix, rows: int) -> Matrix:
 def main() -> None:
     """Train the shipped spatial model, compile it, and print the speeds of both."""
     params, table = load_params(), load_table()
-    names, fractions = table.feature_names, params["preprocess"]
-    raw = pd.read_csv(raw_data(table))
-    parts = split(raw, names, fractions["test_fraction"], fractions["validation_fraction"])
+    names, parts = table.feature_names, split_rows(table)
     with threadpool_limits(1):
         model = fit_candidate("spatial", params["train"], table, parts)
         start = time.perf_counter()

@@ -4,7 +4,7 @@ Four servers take turns on one core, round after round, with the load from anoth
 on (validation, intervals, committed log, metrics), an endpoint of the same web framework and schema that predicts
 nothing, ``mlflow models serve``, and the model as a pyfunc behind FastAPI. No row is sent twice in a row. The model
 is the version that serves in STATE_DIR; the servers have free ports and their state in a temporary directory.
-The table is written to bench/README.md.
+The table is written to bench/README.md. ``--former`` adds the service of another checkout, with a model of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,21 @@ import numpy as np
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
 
+from appliance.binaries import RUNTIME, UnavailableError, unpack_debian_package
 from bench.scorer import varied
 from pipeline.stage_runner import raw_data
+from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_scorer import DIRECTORY, Matrix, Scorer
 from tableloop.settings import load_settings
+from tableloop.state.layout import Layout
+from tableloop.state.local_copy import local_copy
 from tableloop.table import load_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "bench" / "README.md"
 BEGIN, END = "<!-- bench/serving.py writes from here -->", "<!-- to here -->"
 OURS, EMPTY, MLFLOW, PYFUNC = "this service", "empty endpoint", "mlflow models serve", "pyfunc in FastAPI"
+FORMER = "former commit"
 CONNECTIONS = (1, 16, 64)
 BATCHES = {1: 50, 100: 20, 10_000: 5}  # rows: calls, of which the median counts
 WARM_UP_SECONDS = 1
@@ -70,7 +75,7 @@ end
 
 @dataclass(frozen=True)
 class Server:
-    """How to start a server, and how to ask it for one row or for many."""
+    """How to start a server, and how to ask it for one row or for many; what it runs and serves, if not ours."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -79,6 +84,8 @@ class Server:
     one_body: Callable[[Matrix], Any]
     many_body: Callable[[Matrix], Any]
     ready: str
+    root: Path = ROOT
+    model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,6 @@ class Running:
 class Load:
     """What one run of wrk measured; milliseconds, and microseconds of the server's processor for a request."""
 
-    connections: int
     rate: float
     p50: float
     p99: float
@@ -116,7 +122,8 @@ def main() -> None:
     options = _options()
     model = _model_directory(options.model)
     wrk = _wrk()
-    raw = pd.read_csv(raw_data(load_table()))[list(load_table().feature_names)].to_numpy(np.float64)
+    table = load_table()
+    raw = as_matrix(pd.read_csv(raw_data(table)), table.feature_names)
     rows = varied(raw, max(ROWS, *BATCHES))
     cores = sorted(os.sched_getaffinity(0))
     server_core, load_core = cores[0], cores[-1]
@@ -126,7 +133,7 @@ def main() -> None:
         with ExitStack() as stack:
             running = [
                 stack.enter_context(_started(server, model, scratch / str(number), server_core))
-                for number, server in enumerate(_servers())
+                for number, server in enumerate(_servers(options.former, options.former_model))
             ]
             results = _measure(running, rows, wrk, options)
         lines = _report(results, len(cores))
@@ -144,7 +151,7 @@ def _measure(running: Sequence[Running], rows: Matrix, wrk: str, options: argpar
         bodies = "\n".join(json.dumps(one.server.one_body(row)) for row in rows[:ROWS, None])
         (one.scratch / "bodies").write_text(bodies + "\n")
         _wrk_run(wrk, one, connections=16, seconds=WARM_UP_SECONDS)
-    loads: dict[tuple[str, int], list[Load]] = defaultdict(list)
+    loads: defaultdict[tuple[str, int], list[Load]] = defaultdict(list)
     for count in CONNECTIONS:
         for _ in range(options.rounds):
             for one in running:
@@ -169,73 +176,75 @@ def _measure(running: Sequence[Running], rows: Matrix, wrk: str, options: argpar
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.serving")
     parser.add_argument("--model", type=Path, help="directory of an MLflow model with its scorer")
+    parser.add_argument("--former", type=Path, metavar="CHECKOUT", help="another checkout, to compare with")
+    parser.add_argument("--former-model", type=Path, metavar="DIRECTORY", help="the version that it serves")
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk (3)")
     parser.add_argument("--rounds", type=int, default=3, help="in which the servers take turns (3)")
     parser.add_argument("--file-rows", type=int, default=1_000_000, help="rows of the Parquet file; 0: no file")
     parser.add_argument("--dry", action="store_true", help="print only, leave bench/README.md alone")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.former is None) != (options.former_model is None):
+        parser.error("--former and --former-model belong together")
+    return options
 
 
 def _model_directory(given: Path | None) -> Path:
-    champion = load_settings().state_dir / "champion"
-    with suppress(OSError):
-        given = given or champion / json.loads((champion / "current.json").read_text())["directory"]
-    if given is None or not (given / "MLmodel").exists():
-        sys.exit(f"there is no model in {given or champion}: run make up once, or name one by --model")
-    return given
+    layout = Layout(load_settings().state_dir)
+    copy = None if given else local_copy(layout)
+    model = given or (copy.directory if copy else layout.champion)
+    if not (model / "MLmodel").exists():
+        sys.exit(f"there is no model in {model}: run make up once, or name one by --model")
+    return model
 
 
 def _wrk() -> str:
     """Return the load generator: from PATH, or from Debian's package, unpacked into .runtime/."""
-    unpacked = ROOT / ".runtime" / "wrk" / "usr" / "bin" / "wrk"
     if found := shutil.which("wrk"):
         return found
-    if not unpacked.exists():
-        unpacked.parents[2].mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as directory, suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(["apt-get", "download", "wrk"], cwd=directory, check=True, capture_output=True, timeout=60)
-            (package,) = Path(directory).glob("*.deb")
-            subprocess.run(["dpkg-deb", "-x", package, unpacked.parents[2]], check=True, capture_output=True)
-    if not unpacked.exists():
-        sys.exit("wrk is not on PATH, and Debian's package cannot be had: install it (apt install wrk) and try again")
-    return str(unpacked)
+    fetched = RUNTIME / "wrk" / "usr" / "bin" / "wrk"
+    if not fetched.exists():
+        RUNTIME.mkdir(exist_ok=True)
+        try:
+            unpack_debian_package("wrk", RUNTIME / "wrk")
+        except UnavailableError as error:
+            sys.exit(f"wrk is not on PATH, and Debian's package cannot be had ({error}): apt install wrk, try again")
+    return str(fetched)
 
 
-def _servers() -> list[Server]:
+def _servers(former: Path | None = None, former_model: Path | None = None) -> list[Server]:
+    names = load_table().feature_names
+
     def records(rows: Matrix) -> list[dict[str, float]]:
-        return [dict(zip(load_table().feature_names, row, strict=True)) for row in rows.tolist()]
-
-    def split(rows: Matrix) -> dict[str, Any]:
-        return {"dataframe_split": {"columns": load_table().feature_names, "data": rows.tolist()}}
+        return [dict(zip(names, row, strict=True)) for row in rows.tolist()]
 
     def record(rows: Matrix) -> dict[str, float]:
         return records(rows)[0]
+
+    def split(rows: Matrix) -> dict[str, Any]:
+        return {"dataframe_split": {"columns": names, "data": rows.tolist()}}
 
     def uvicorn(name: str) -> Callable[[int], list[str]]:
         options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
         return lambda port: [*_python("uvicorn"), f"bench.servers:{name}", "--port", str(port), *options]
 
-    return [
-        Server(
-            "this service", lambda _: _python("app.main"), "/predict", "/predict/batch", record, records, "/ready"
-        ),
-        Server(EMPTY, uvicorn("empty"), "/predict", "/predict/batch", record, records, "/openapi.json"),
-        Server(
-            MLFLOW,
-            lambda port: [
-                *(*_python("mlflow"), "models", "serve", "--model-uri", "model", "--env-manager", "local"),
-                *("--port", str(port)),
-            ],
-            "/invocations",
-            "/invocations",
-            split,
-            split,
-            "/ping",
-        ),
-        Server(
-            "pyfunc in FastAPI", uvicorn("pyfunc"), "/predict", "/predict/batch", record, records, "/openapi.json"
-        ),
+    def mlflow(port: int) -> list[str]:
+        options = ["--model-uri", "model", "--env-manager", "local", "--port", str(port)]
+        return [*_python("mlflow"), "models", "serve", *options]
+
+    api = ("/predict", "/predict/batch", record, records)
+    ours = Server(OURS, lambda _: _python("app.main"), *api, "/ready")
+    servers = [
+        ours,
+        Server(EMPTY, uvicorn("empty"), *api, "/openapi.json"),
+        Server(MLFLOW, mlflow, "/invocations", "/invocations", split, split, "/ping"),
+        Server(PYFUNC, uvicorn("pyfunc"), *api, "/openapi.json"),
     ]
+    if former is not None:
+        root = former.resolve()
+        interpreter = root / ".venv" / "bin" / "python"
+        command = [str(interpreter if interpreter.exists() else sys.executable), "-m", "app.main"]
+        servers.append(replace(ours, name=FORMER, command=lambda _: command, root=root, model=former_model))
+    return servers
 
 
 def _python(module: str) -> list[str]:
@@ -248,19 +257,20 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    state = scratch / "state"
-    (state / "champion").mkdir(parents=True, exist_ok=True)
-    for copy in (state / "champion" / "model", scratch / "model"):
-        shutil.copytree(model, copy, dirs_exist_ok=True)  # mlflow models serve refuses a link
+    layout = Layout(scratch / "state")
+    scratch.mkdir(exist_ok=True)
+    (scratch / "data").symlink_to(server.root / "data")  # a former commit may read the table there
+    for copy in (layout.champion / "model", scratch / "model"):
+        shutil.copytree(server.model or model, copy)  # mlflow models serve refuses a link
     pointer = {"version": "1", "directory": "model", "run_id": "bench"}
-    (state / "champion" / "current.json").write_text(json.dumps(pointer))
+    layout.champion_pointer.write_text(json.dumps(pointer))
     (scratch / "wrk.lua").write_text(LUA)
     settings = {
-        "STATE_DIR": state,
+        "STATE_DIR": layout.root,
         "API_PORT": port,
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # the service starts from its local copy
         "BENCH_MODEL": scratch / "model",
-        "PYTHONPATH": ROOT,
+        "PYTHONPATH": server.root,
         "OMP_NUM_THREADS": 1,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -296,13 +306,10 @@ def _wait(server: Server, port: int, process: subprocess.Popen[bytes], log: Path
 
 
 def _ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    try:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
         connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
         answer = connection.getresponse()
         return answer.status, answer.read()
-    finally:
-        connection.close()
 
 
 def _tree(pid: int) -> list[psutil.Process]:
@@ -337,7 +344,6 @@ def _wrk_run(wrk: str, running: Running, connections: int, seconds: int) -> Load
     if measured["errors"]:
         sys.exit(f"{running.server.name}: {measured['errors']} of {measured['requests']} requests failed")
     return Load(
-        connections,
         measured["requests"] / measured["seconds"],
         measured["p50"],
         measured["p99"],
@@ -361,7 +367,8 @@ def _batch_time(running: Running, rows: Matrix, size: int, call: int) -> float:
 def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int) -> list[str]:
     """Return how a Parquet file goes through the service, beside the scorer alone on the same core."""
     scratch.mkdir()
-    pd.DataFrame(varied(raw, count), columns=list(load_table().feature_names)).to_parquet(scratch / "rows.parquet")
+    rows, answered = scratch / "rows.parquet", scratch / "answer.parquet"
+    pd.DataFrame(varied(raw, count), columns=list(load_table().feature_names)).to_parquet(rows)
     alone = _scorer_rate(model, raw, core)
     service = _servers()[0]
     with _started(service, model, scratch, core) as running:
@@ -369,23 +376,23 @@ def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int)
         before = peak = running.process.memory_info().rss
         start = time.perf_counter()
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=600)
-        with (scratch / "rows.parquet").open("rb") as file:
-            size = (scratch / "rows.parquet").stat().st_size
-            headers = {"Content-Type": "application/vnd.apache.parquet", "Content-Length": str(size)}
-            connection.request("POST", "/predict/batch", file, headers)
+        with rows.open("rb") as file:
+            headers = {"Content-Type": "application/vnd.apache.parquet", "Content-Length": str(rows.stat().st_size)}
+            connection.request("POST", service.many, file, headers)
         answer = connection.getresponse()
-        with (scratch / "answer.parquet").open("wb") as target:
+        with answered.open("wb") as target:
             while part := answer.read(MIB):
                 target.write(part)
                 peak = max(peak, running.process.memory_info().rss)
         seconds = time.perf_counter() - start
-        answered = len(pd.read_parquet(scratch / "answer.parquet", columns=["low"])) if answer.status == 200 else 0
-    if answered != count:
-        sys.exit(f"{answered} of {count} rows of the file were answered (status {answer.status})")
+        received = len(pd.read_parquet(answered, columns=["low"])) if answer.status == 200 else 0
+    if received != count:
+        sys.exit(f"{received} of {count} rows of the file were answered (status {answer.status})")
+    rate = count / seconds
     return [
         "",
-        f"A Parquet file of {count:,} rows through `/predict/batch`: {count / seconds:,.0f} rows/s, which is "
-        f"{count / seconds / alone:.2f} of the scorer alone on the same core ({alone:,.0f} rows/s); resident memory "
+        f"A Parquet file of {count:,} rows through `/predict/batch`: {rate:,.0f} rows/s, which is "
+        f"{rate / alone:.2f} of the scorer alone on the same core ({alone:,.0f} rows/s); resident memory "
         f"grew by {(peak - before) / MIB:.0f} MiB.",
     ]
 
@@ -393,21 +400,19 @@ def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int)
 def _scorer_rate(model: Path, raw: Matrix, core: int) -> float:
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
-    try:
-        scorer = Scorer.load(model / DIRECTORY)
-        rows = varied(raw, 20_000)
-        start = time.perf_counter()
-        scorer.predict(rows)
-        return len(rows) / (time.perf_counter() - start)
-    finally:
-        os.sched_setaffinity(0, own)
+    scorer, rows = Scorer.load(model / DIRECTORY), varied(raw, 20_000)
+    start = time.perf_counter()
+    scorer.predict(rows)
+    seconds = time.perf_counter() - start
+    os.sched_setaffinity(0, own)
+    return len(rows) / seconds
 
 
 def _report(results: dict[str, Result], cores: int) -> list[str]:
     one = [
-        [name, load.connections, f"{load.rate:,.0f}", f"{load.p50:.2f}", f"{load.p99:.2f}", f"{load.processor:,.0f}"]
+        [name, count, f"{load.rate:,.0f}", f"{load.p50:.2f}", f"{load.p99:.2f}", f"{load.processor:,.0f}"]
         for name, result in results.items()
-        for load in result.loads.values()
+        for count, load in result.loads.items()
     ]
     many = [
         [name, *(f"{result.batches[size]:,.1f}" for size in BATCHES), f"{result.memory:.0f}"]
@@ -424,7 +429,7 @@ def _report(results: dict[str, Result], cores: int) -> list[str]:
     ]
     sizes = [f"{size:,} row{'s' * (size > 1)}" for size in BATCHES]
     times = [f"{results[MLFLOW].batches[size] / ours.batches[size]:.1f}" for size in BATCHES]
-    return [
+    lines = [
         f"{time.strftime('%Y-%m-%d')}, {_processor()}, {cores} cores, Python {platform.python_version()}, load "
         f"average {os.getloadavg()[1]:.1f}. Single rows; latencies in milliseconds; the last column is the processor "
         "time that the server used for a request, in microseconds.",
@@ -441,6 +446,16 @@ def _report(results: dict[str, Result], cores: int) -> list[str]:
         "",
         f"{MLFLOW} takes {', '.join(times)} times as long as this service for {', '.join(sizes)}.",
     ]
+    if FORMER in results:
+        former = results[FORMER]
+        rates = ", ".join(f"{ours.loads[count].rate / former.loads[count].rate:.2f}" for count in CONNECTIONS)
+        lines += [
+            "",
+            f"This service by the {FORMER}: requests/s at {', '.join(map(str, CONNECTIONS))} connections {rates}; "
+            f"milliseconds of {sizes[-1]} {ours.batches[10_000] / former.batches[10_000]:.2f}; "
+            f"memory {ours.memory / former.memory:.2f}.",
+        ]
+    return lines
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

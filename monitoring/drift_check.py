@@ -16,7 +16,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,12 @@ def check(layout: Layout, policy: Policy) -> dict[str, Any]:
     store = Store(layout.database, timeout=LOCK_TIMEOUT_SECONDS)
     try:
         window = _window(store, policy.window)
-        report["window"] = _describe(window)
+        report["window"] = {
+            "rows": len(window),
+            "last_id": window[0].id,
+            "first_at": iso(window[-1].requested_at),
+            "last_at": iso(window[0].requested_at),
+        }
         report["new_labels"] = store.count_unused_labels()
         version, reference = _reference(layout)
         report["version"] = version
@@ -111,13 +115,11 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
         "retrain_on_drift": settings.retrain_on_drift,
     }
     store.add_drift_report(report | {"monitor": monitor}, asdict(memory))
-    ended = ""
+    ended = "" if code is None else f"exit code {code}"
     if code == BUSY:
         ended = "another retraining runs: tries again later"
-    elif code is not None:
-        ended = (
-            f"the retraining has ended: {history[0].outcome}, {history[0].reason}" if history else f"exit code {code}"
-        )
+    elif ended and history:
+        ended = f"the retraining has ended: {history[0].outcome}, {history[0].reason}"
     return {"says": decision.says, "start": decision.start, "again_at": decision.pauses_until, "ended": ended}
 
 
@@ -130,12 +132,6 @@ def _window(store: Store, rows: int) -> list[Predicted]:
     if window := store.newest_predictions(rows):
         return window
     raise NothingToSayError("nothing was predicted yet")
-
-
-def _describe(window: Sequence[Predicted]) -> dict[str, Any]:
-    newest, oldest = window[0], window[-1]
-    times = {"first_at": iso(oldest.requested_at), "last_at": iso(newest.requested_at)}
-    return {"rows": len(window), "last_id": newest.id} | times
 
 
 def _newest_errors(store: Store, version: str) -> tuple[Matrix, float | None]:
@@ -155,13 +151,12 @@ def _reference(layout: Layout) -> tuple[str, Reference]:
         raise NothingToSayError(str(error)) from None
     if copy is None:
         raise NothingToSayError("no version of the model serves yet")
-    version = copy.version
     try:
-        return version, Reference.load(copy.directory / REFERENCE_FILE, load_table().feature_names)
+        return copy.version, Reference.load(copy.directory / REFERENCE_FILE, load_table().feature_names)
     except FileNotFoundError:
-        raise NothingToSayError(f"version {version} has no {REFERENCE_FILE}: retrain to get one") from None
+        raise NothingToSayError(f"version {copy.version} has no {REFERENCE_FILE}: retrain to get one") from None
     except (OSError, ValueError) as error:
-        raise NothingToSayError(f"the drift reference of version {version} cannot be read: {error}") from None
+        raise NothingToSayError(f"the drift reference of version {copy.version} cannot be read: {error}") from None
 
 
 def main() -> int:

@@ -83,18 +83,17 @@ class Monitor:
     def _check(self) -> dict[str, Any]:
         """Run one check and return what it says; only a "problem" when it could not."""
         training = "running" if self._training else "none" if self._ended is None else str(self._ended)
+        command = [*CHECK, training]
+        answer: dict[str, Any]
         try:
-            result = subprocess.run(
-                [*CHECK, training], capture_output=True, text=True, timeout=LONGEST_CHECK, check=False
-            )
-            answer: dict[str, Any] = json.loads(result.stdout)
+            result = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False)
+            answer = json.loads(result.stdout)
         except subprocess.TimeoutExpired:
-            problem = f"no answer in {LONGEST_CHECK:.0f} s"
+            answer = {"problem": f"the drift check failed: no answer in {LONGEST_CHECK:.0f} s"}
         except ValueError:
-            problem = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-        else:
-            return answer
-        return {"problem": f"the drift check failed: {problem}"}
+            last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+            answer = {"problem": f"the drift check failed: {last}"}
+        return answer
 
     def _signature(self) -> object:
         """Return what changes when there is something new to look at."""

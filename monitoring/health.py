@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def check_drift_monitor(heartbeat: Path, interval: float) -> Check:
 
 def check_whole(services: Services, features: Mapping[str, float]) -> Check:
     """Ask for a real prediction, for the model's alias, and Prometheus whether it sees the API."""
-    return _answer(lambda services: _predict_and_be_seen(services, features), services)
+    return _answer(_predict_and_be_seen, services, features)
 
 
 def ask(base: str, path: str, body: Mapping[str, object] | None = None) -> Any:
@@ -123,30 +124,28 @@ def ask(base: str, path: str, body: Mapping[str, object] | None = None) -> Any:
     """
     address = urlsplit(base)
     kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    connection = kind(address.hostname or "", address.port, timeout=TIMEOUT)
+    method, text = ("GET", None) if body is None else ("POST", json.dumps(body))
     try:
-        if body is None:
-            connection.request("GET", address.path + path)
-        else:
-            connection.request("POST", address.path + path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        text = response.read()
+        with closing(kind(address.hostname or "", address.port, timeout=TIMEOUT)) as connection:
+            connection.request(
+                method, address.path + path, text, {"Content-Type": "application/json"} if text else {}
+            )
+            response = connection.getresponse()
+            answer = response.read()
         if response.status != http.HTTPStatus.OK:
             raise UnwellError(f"{path.partition('?')[0]} answered {response.status}", response.status)
-        return json.loads(text)
+        return json.loads(answer)
     except TimeoutError:
         raise UnwellError(f"no answer in {TIMEOUT:.0f} s") from None
     except (OSError, http.client.HTTPException) as error:
         raise UnwellError(getattr(error, "strerror", None) or repr(error)) from None
     except ValueError:
         raise UnwellError(f"{path.partition('?')[0]} answered no JSON") from None
-    finally:
-        connection.close()
 
 
-def _answer(question: Callable[[Services], str], services: Services) -> Check:
+def _answer(question: Callable[..., str], *arguments: object) -> Check:
     try:
-        return Check(up=True, detail=question(services))
+        return Check(up=True, detail=question(*arguments))
     except UnwellError as problem:
         return Check(up=False, detail=str(problem))
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:

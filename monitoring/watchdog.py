@@ -11,6 +11,7 @@ It imports the standard library only, so that it costs 12 MB. stdout belongs to 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import json
@@ -94,11 +95,9 @@ class Watchdog:
         elif program == "watchdog":
             pass
         elif event == "PROCESS_STATE_RUNNING":
-            self._groups[program] = int(fields["pid"])
-            self._note_groups()
+            self._note_groups(self._groups | {program: int(fields["pid"])})
         elif event == "PROCESS_STATE_EXITED":
-            self._groups.pop(program, None)
-            self._note_groups()
+            self._note_groups({name: group for name, group in self._groups.items() if name != program})
             self.console.finish(program)
             self._exited(program, expected=fields["expected"] == "1")
         elif event == "PROCESS_STATE_BACKOFF":
@@ -114,10 +113,8 @@ class Watchdog:
             _write(self.layout.failed, "supervisord was killed\n")
         self.layout.ready.unlink(missing_ok=True)
         for group in self._groups.values():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
 
     def fail(self, reason: str) -> None:
         """End the appliance with one line; only the first reason counts."""
@@ -148,8 +145,9 @@ class Watchdog:
         elif not self._stopping.is_set():
             self.say(f"{program} ended and is started again")
 
-    def _note_groups(self) -> None:
+    def _note_groups(self, groups: dict[str, int]) -> None:
         """Keep the process groups for the watchdog that follows when this one is killed."""
+        self._groups = groups
         _write(self.layout.groups, json.dumps(self._groups) + "\n")
 
     def _last_words(self, program: str) -> str:
@@ -229,11 +227,8 @@ class Watchdog:
         missing = self.services.missing()
         services = {}
         for name, address in self.services.addresses().items():
-            if name in missing:
-                state, detail = "missing", missing[name]
-            else:
-                state = "down" if name in down_since else "up" if name in first_up else "starting"
-                detail = checks[name].detail
+            state = "down" if name in down_since else "up" if name in first_up else "starting"
+            state, detail = ("missing", missing[name]) if name in missing else (state, checks[name].detail)
             services[name] = {"state": state, "detail": detail, "address": address}
         report = {
             "checked_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),

@@ -13,21 +13,16 @@ The service is asked about rows that no version was trained on, and their labels
 from __future__ import annotations
 
 import argparse
-import http.client
 import os
 import sys
 import time
 from datetime import UTC, datetime
 
-import pandas as pd
-
-from pipeline.preprocess import check, split
-from pipeline.stage_runner import load_params, raw_data
 from pipeline.workspace import ROOT
-from scenarios.market import Market
+from scenarios.market import Market, split_rows
 from scenarios.record import Record, draw
 from scenarios.stories import STORIES
-from scenarios.traffic import Traffic
+from scenarios.traffic import UNANSWERED, Traffic
 from scenarios.watcher import Watcher, obstacle
 from tableloop.settings import Settings, load_settings
 from tableloop.state.layout import Layout
@@ -37,18 +32,15 @@ from tableloop.table import Table, load_table
 def play(name: str, table: Table, settings: Settings) -> int:
     """Play one story, and return the exit code."""
     if name == "drift" and not (table.story and table.place):
-        sys.stderr.write(f"the table {table.name} has no story and place: play SCENARIO=steady or burst\n")
-        return 1
+        return _fail(f"the table {table.name} has no story and place: play SCENARIO=steady or burst")
     record = Record()
     try:
         watcher = Watcher(settings.api_port, settings.prometheus_port, record)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        sys.stderr.write(f"the service does not answer on port {settings.api_port} ({error}); make up starts it\n")
-        return 1
+    except UNANSWERED as error:
+        return _fail(f"the service does not answer on port {settings.api_port} ({error}); make up starts it")
     if name == "drift" and (problem := obstacle(watcher.before, time.time())):
-        sys.stderr.write(f"{problem}\n")
-        return 1
-    with Traffic(settings.api_port, table, Market(held_back(table), table), record) as traffic:
+        return _fail(problem)
+    with Traffic(settings.api_port, table, Market(split_rows(table)["test"], table), record) as traffic:
         problems = STORIES[name](table, record, traffic, watcher)
     if record.failures:
         problems.append(f"{len(record.failures)} requests failed, the first: {record.failures[0]}")
@@ -56,15 +48,12 @@ def play(name: str, table: Table, settings: Settings) -> int:
     draw(record, name, table.target.unit, file)
     count = len(record.answers)
     record.tell(f"{count:,} predictions, {len(record.failures)} failed; a picture of the story: {file}")
+    return _fail(*problems) if problems else 0
+
+
+def _fail(*problems: str) -> int:
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
-    return 1 if problems else 0
-
-
-def held_back(table: Table) -> pd.DataFrame:
-    """Return the rows that no version was trained on."""
-    fractions = load_params()["preprocess"]
-    raw = check(pd.read_csv(raw_data(table)), table)
-    return split(raw, table.feature_names, fractions["test_fraction"], fractions["validation_fraction"])["test"]
+    return 1
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from pipeline.preprocess import check, split
+from pipeline.stage_runner import load_params, raw_data
 from tableloop.table import Place, Story, Table
 
 KEPT = 0.25  # of the rows, for the time after the promotion
@@ -67,6 +69,13 @@ class Market:
     def _again(self, numbers: npt.NDArray[np.intp]) -> Iterator[int]:
         while True:
             yield from self._random.permutation(numbers).tolist()
+
+
+def split_rows(table: Table) -> dict[str, pd.DataFrame]:
+    """Return the raw rows as the pipeline splits them; no version is trained on those of "test"."""
+    fractions = load_params()["preprocess"]
+    rows = check(pd.read_csv(raw_data(table)), table)
+    return split(rows, table.feature_names, fractions["test_fraction"], fractions["validation_fraction"])
 
 
 def near_line(rows: pd.DataFrame, place: Place, story: Story) -> npt.NDArray[np.bool_]:

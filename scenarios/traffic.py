@@ -18,6 +18,7 @@ from tableloop.table import Table
 CONNECTIONS = 4
 RATE = 32.0  # requests a second
 LABEL_DELAY = (4.0, 9.0)  # seconds
+UNANSWERED = (OSError, http.client.HTTPException, ValueError)  # what `Connection.ask` raises
 
 
 class Connection:
@@ -28,11 +29,9 @@ class Connection:
 
     def ask(self, path: str, body: object = None) -> tuple[int, Any]:
         """Return status and JSON of the answer to a GET, or to a POST when there is a body."""
+        method, text = ("GET", None) if body is None else ("POST", json.dumps(body))
         try:
-            if body is None:
-                self._http.request("GET", path)
-            else:
-                self._http.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            self._http.request(method, path, text, {"Content-Type": "application/json"} if text else {})
             answer = self._http.getresponse()
             return answer.status, json.loads(answer.read())
         except BaseException:
@@ -105,10 +104,10 @@ class Traffic:
     def _request(self, connection: Connection, path: str, body: object, expected: set[int]) -> Any:
         try:
             status, answer = connection.ask(path, body)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except UNANSWERED as error:
             self._record.failures.append(f"{path}: {type(error).__name__}: {error}")
             return None
-        if status not in expected:
-            self._record.failures.append(f"{path}: {status} {str(answer)[:200]}")
-            return None
-        return answer
+        if status in expected:
+            return answer
+        self._record.failures.append(f"{path}: {status} {str(answer)[:200]}")
+        return None

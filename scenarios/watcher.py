@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 from datetime import datetime
 from typing import Any
 
 from scenarios.record import Record
-from scenarios.traffic import Connection
+from scenarios.traffic import UNANSWERED, Connection
 
 LONGEST_PAUSE = 60.0  # seconds that the drift monitor may still pause for: it needs as long to be sure of the change
 
@@ -15,10 +14,7 @@ LONGEST_PAUSE = 60.0  # seconds that the drift monitor may still pause for: it n
 class Watcher:
     """Asks now and then, and tells the record what is new; what was so before is no part of the story.
 
-    Raises
-    ------
-    OSError, http.client.HTTPException, ValueError
-        At the beginning, when the service does not answer.
+    Raises `UNANSWERED` at the beginning, when the service does not answer.
     """
 
     def __init__(self, port: int, prometheus_port: int, record: Record) -> None:
@@ -37,7 +33,7 @@ class Watcher:
         try:
             report = self._report()
             version = self._serving()
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except UNANSWERED as error:
             self._record.failures.append(f"/drift: {type(error).__name__}: {error}")
             return
         if report is not None:
@@ -47,8 +43,9 @@ class Watcher:
             self._record.tell(f"alert: {name}", name)
         self._alerts |= firing
         if version != self.version:
-            told = f"version {version} was promoted by the gate and serves, after {self.version}"
-            self._record.tell(told, "promotion")
+            self._record.tell(
+                f"version {version} was promoted by the gate and serves, after {self.version}", "promotion"
+            )
             self.version = version
 
     def _tell(self, report: dict[str, Any]) -> None:
@@ -77,7 +74,7 @@ class Watcher:
         """Return the names of Prometheus' alerts; none without Prometheus, which an appliance may lack."""
         try:
             _, answer = self._prometheus.ask("/api/v1/alerts")
-        except (OSError, http.client.HTTPException, ValueError):
+        except UNANSWERED:
             return set()
         return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
 

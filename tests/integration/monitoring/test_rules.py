@@ -15,6 +15,7 @@ from tests.integration.monitoring.conftest import Started
 
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
+RULES_TEST = Path(__file__).with_name("rules_test.yml")
 
 
 def promtool(*arguments: str, directory: Path = PROMETHEUS) -> str:
@@ -39,7 +40,7 @@ def test_prometheus_accepts_its_configuration_and_loads_the_rules(
 
 
 def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
-    assert "SUCCESS" in promtool("test", "rules", "rules_test.yml")
+    assert "SUCCESS" in promtool("test", "rules", str(RULES_TEST))
 
 
 def alerts() -> list[dict[str, object]]:
@@ -52,7 +53,7 @@ def test_every_alert_says_what_to_do_and_has_both_kinds_of_tests(rule: dict[str,
     annotations = rule["annotations"]
     assert isinstance(annotations, dict)
     assert set(annotations) == {"summary", "description", "action"}
-    tests = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
+    tests = yaml.safe_load(RULES_TEST.read_text())["tests"]
     fires = [
         bool(check.get("exp_alerts"))
         for test in tests

@@ -1,4 +1,4 @@
-"""How often drift is cried without any, and how often it is found: ``python -m bench.drift [--log-rows N]``.
+"""How often drift is reported without any, and found when there is: ``python -m bench.false_alarms [--log-rows N]``.
 
 Windows are drawn from the test rows, which no model has seen, and compared with the reference of the rows that are
 trained on. Predictions are those of a gradient boosting model of the train and validation rows. With ``--log-rows``
@@ -18,19 +18,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.metrics import root_mean_squared_error
 from threadpoolctl import threadpool_limits
 
-from pipeline.preprocess import split
-from pipeline.stage_runner import load_params, raw_data
+from pipeline.stage_runner import load_params
+from scenarios.market import split_rows
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error, make_reference
 from tableloop.model.conformal import as_matrix
 from tableloop.state.database import Store
+from tableloop.state.layout import Layout
 from tableloop.state.prediction_rows import insert, row
 from tableloop.table import Table, load_table
 
@@ -51,50 +54,42 @@ class Case(NamedTuple):
     windows: int
 
 
-def undrifted(rows: Matrix, rng: np.random.Generator) -> Matrix:
+def unchanged(rows: Matrix, rng: np.random.Generator) -> Matrix:
     """Return the rows."""
     return rows
 
 
-def up_by_a_quarter(*columns: int) -> Change:
-    """Return a change that makes these columns of all rows a quarter higher."""
-
-    def change(rows: Matrix, rng: np.random.Generator) -> Matrix:
-        changed = rows.copy()
-        changed[:, columns] *= 1.25
-        return changed
-
-    return change
+def raised(rows: Matrix, rng: np.random.Generator, columns: list[int]) -> Matrix:
+    """Return the rows with these columns a quarter higher."""
+    changed = rows.copy()
+    changed[:, columns] *= 1.25
+    return changed
 
 
-def another_partner(*columns: int) -> Change:
-    """Return a change that gives these columns of each row to another row: every column stays as it was."""
-
-    def change(rows: Matrix, rng: np.random.Generator) -> Matrix:
-        changed = rows.copy()
-        changed[:, columns] = rows[rng.permutation(len(rows))][:, columns]
-        return changed
-
-    return change
+def mixed(rows: Matrix, rng: np.random.Generator, columns: list[int]) -> Matrix:
+    """Return the rows with these columns of each row given to another one: every column stays as it was."""
+    changed = rows.copy()
+    changed[:, columns] = rows[rng.permutation(len(rows))][:, columns]
+    return changed
 
 
 def cases_of(table: Table, test: Matrix, policy: Policy) -> list[Case]:
     """Return unchanged windows, and windows with each kind of change that the table allows."""
     cases = [
-        Case("nothing changed", test, undrifted, policy.window, UNDRIFTED),
-        Case("nothing changed", test, undrifted, policy.least_rows, UNDRIFTED),
+        Case("nothing changed", test, unchanged, policy.window, UNDRIFTED),
+        Case("nothing changed", test, unchanged, policy.least_rows, UNDRIFTED),
     ]
     for number, name in enumerate(table.feature_names):
         cases += [
-            Case(f"{name} x 1.25", test, up_by_a_quarter(number), policy.window, DRIFTED),
-            Case(f"joint: {name} of another row", test, another_partner(number), policy.window, DRIFTED),
+            Case(f"{name} x 1.25", test, partial(raised, columns=[number]), policy.window, DRIFTED),
+            Case(f"joint: {name} of another row", test, partial(mixed, columns=[number]), policy.window, DRIFTED),
         ]
     if table.place is not None:
         place = [table.feature_names.index(name) for name in (table.place.latitude, table.place.longitude)]
         south = test[test[:, place[0]] < np.median(test[:, place[0]])]
         cases += [
-            Case("the southern half only", south, undrifted, policy.window, DRIFTED),
-            Case("joint: place of another row", test, another_partner(*place), policy.window, DRIFTED),
+            Case("the southern half only", south, unchanged, policy.window, DRIFTED),
+            Case("joint: place of another row", test, partial(mixed, columns=place), policy.window, DRIFTED),
         ]
     return cases
 
@@ -104,19 +99,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--log-rows", type=int, default=0, help="also time one check of a log of so many predictions")
     log_rows = parser.parse_args().log_rows
-    params = load_params()
-    policy = Policy(**params["drift"])
-    preprocess = params["preprocess"]
+    policy = Policy(**load_params()["drift"])
     table = load_table()
-    raw = pd.read_csv(raw_data(table))
-    parts = split(raw, table.feature_names, preprocess["test_fraction"], preprocess["validation_fraction"])
+    parts = split_rows(table)
     fitted = pd.concat([parts["train"], parts["validation"]], ignore_index=True)
     rows, test = (as_matrix(part, table.feature_names) for part in (fitted, parts["test"]))
     with threadpool_limits(1):
         model = HistGradientBoostingRegressor(random_state=0).fit(rows, fitted[table.target_name])
         predicted = model.predict(test)
         actual = parts["test"][table.target_name].to_numpy(np.float64)
-        test_rmse = float(np.sqrt(np.mean((predicted - actual) ** 2)))
+        test_rmse = float(root_mean_squared_error(actual, predicted))
         reference = make_reference(rows, predicted, test_rmse, columns=table.feature_names)
         _say(
             f"{'':<32}{'rows':>6}{'windows':>9}{'any':>8}{'columns':>9}{'joint':>8}   columns found, seconds a window"
@@ -163,19 +155,19 @@ def _live_alarms(errors: Matrix, test_rmse: float, policy: Policy) -> str:
 
 def _time_check(reference: Reference, test: Matrix, predicted: Matrix, log_rows: int) -> None:
     with tempfile.TemporaryDirectory() as name:
-        state = Path(name)
-        directory = state / "champion" / "v1"
+        layout = Layout(Path(name))
+        directory = layout.champion / "v1"
         directory.mkdir(parents=True)
         reference.save(directory / REFERENCE_FILE)
-        (state / "champion" / "current.json").write_text(json.dumps({"version": "1", "directory": "v1"}))
+        layout.champion_pointer.write_text(json.dumps({"version": "1", "directory": "v1"}))
         start = time.perf_counter()
-        _fill(state / "predictions.db", test, predicted, log_rows)
+        _fill(layout.database, test, predicted, log_rows)
         _say(f"a log of {log_rows:,} predictions made in {time.perf_counter() - start:.0f} s")
         for _ in range(3):
             before, start = _child_cpu_seconds(), time.perf_counter()
             result = subprocess.run(
                 [sys.executable, "-m", "monitoring.drift_check"],
-                env=os.environ | {"STATE_DIR": str(state)},
+                env=os.environ | {"STATE_DIR": name},
                 capture_output=True,
                 text=True,
                 check=False,
