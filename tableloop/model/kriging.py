@@ -80,7 +80,7 @@ class NeighbourFeatures:
         ]
         self._places, self._targets, self._rows = arrays["places"], arrays["targets"], arrays.get("rows")
         self._inputs, self._input_scale = arrays["inputs"], arrays["input_scale"]
-        self._place_factor = -1.0 / kernel["place_length"]
+        self._factors = np.array([-1.0 / kernel["place_length"], -1.0])
         # Only the ratio of the kernel's two parts matters to the weights, so the second one is scaled to 1.
         self._place_weight = kernel["place_share"] / (1.0 - kernel["place_share"])
         self._variance = 1.0 + self._place_weight
@@ -162,8 +162,7 @@ class NeighbourFeatures:
 
     def _covariance(self, distances: Matrix) -> Matrix:
         """Return the kernel of distances by place and over all inputs, (2, ...) to (...); they are overwritten."""
-        distances[0] *= self._place_factor
-        np.negative(distances[1], out=distances[1])
+        np.multiply(distances.T, self._factors, out=distances.T)  # transposed, so that the two kinds come last
         np.exp(distances, out=distances)
         covariance: Matrix = distances[0]
         covariance *= self._place_weight

@@ -96,13 +96,21 @@ class Scorer:
 
     def predict(self, X: Matrix) -> Answers:
         """Return what the model says of rows of shape (n, columns)."""
-        values, errors, kilometres = np.empty((3, len(X)))
+        if 0 < len(X) <= CHUNK:
+            return self._answer(*self._score(X))
+        scored = np.empty((3, len(X)))
         for start in range(0, len(X), CHUNK):
-            rows = slice(start, start + CHUNK)
-            features, kilometres[rows] = self._features(X[rows])
-            value, error = self._trees.run(OUTPUTS, {"features": features.astype(np.float64)})
-            values[rows], errors[rows] = value[:, 0], error[:, 0]
-        np.maximum(errors, self._least_error, out=errors)
+            scored[:, start : start + CHUNK] = self._score(X[start : start + CHUNK])
+        return self._answer(*scored)
+
+    def _score(self, X: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        """Return values, expected errors and kilometres to the nearest place, each of shape (n,)."""
+        features, kilometres = self._features(X)
+        value, error = self._trees.run(OUTPUTS, {"features": features.astype(np.float64)})
+        return value[:, 0], error[:, 0], kilometres
+
+    def _answer(self, values: Matrix, errors: Matrix, kilometres: Matrix) -> Answers:
+        errors = np.maximum(errors, self._least_error)
         return Answers(values, *interval_ends(values, errors, *self._ends), kilometres)
 
 
