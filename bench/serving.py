@@ -37,11 +37,12 @@ from appliance.binaries import RUNTIME, UnavailableError, unpack_debian_package
 from bench.scorer import varied
 from pipeline.stage_runner import raw_data
 from tableloop.model.conformal import as_matrix
-from tableloop.model.onnx_scorer import DIRECTORY, Matrix, Scorer
+from tableloop.model.onnx_scorer import Matrix, Scorer
 from tableloop.settings import load_settings
 from tableloop.state.layout import Layout
 from tableloop.state.local_copy import local_copy
 from tableloop.table import load_table
+from tableloop.version_files import SCORER
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "bench" / "README.md"
@@ -400,7 +401,7 @@ def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int)
 def _scorer_rate(model: Path, raw: Matrix, core: int) -> float:
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
-    scorer, rows = Scorer.load(model / DIRECTORY), varied(raw, 20_000)
+    scorer, rows = Scorer.load(model / SCORER), varied(raw, 20_000)
     start = time.perf_counter()
     scorer.predict(rows)
     seconds = time.perf_counter() - start

@@ -18,9 +18,11 @@ from tqdm import tqdm
 from tableloop.files import Kind, Matrix, TableError, TableReader, TableWriter, check_table, features_of
 from tableloop.mlflow_http import download_version, find_alias
 from tableloop.model.intervals import Answers
-from tableloop.model.onnx_scorer import DIRECTORY, BrokenScorerError, Scorer
+from tableloop.model.onnx_scorer import BrokenScorerError, Scorer
+from tableloop.model_process import ModelProcess, ModelProcessError
 from tableloop.settings import RegistrySettings
 from tableloop.table import Table, load_table
+from tableloop.version_files import VersionFilesError, open_version
 
 KINDS: dict[str, Kind] = {".csv": "csv", ".parquet": "parquet"}
 Predict = Callable[[Matrix], Answers]
@@ -67,21 +69,21 @@ def kind_of(path: Path) -> Kind:
 
 
 def load_predict(directory: Path) -> Predict:
-    """Return the predictions of a model directory: of its compiled scorer, else of scikit-learn."""
-    if (directory / DIRECTORY).is_dir():
+    """Return the predictions of a version's directory: of its compiled scorer, else of its model in its own process.
+
+    Raises
+    ------
+    VersionFilesError, ModelProcessError
+        The files are not those of a version, or its model does not load.
+    """
+    files = open_version(directory)
+    if files.scorer is not None:
         try:
-            return Scorer.load(directory / DIRECTORY).predict
+            return Scorer.load(files.scorer).predict
         except BrokenScorerError as error:
             sys.stderr.write(f"the compiled scorer in {directory} is not used ({error}): scikit-learn is\n")
-    import mlflow.sklearn  # noqa: PLC0415 - seconds that a compiled scorer does not need
-
-    model = mlflow.sklearn.load_model(str(directory))
-
-    def predict(rows: Matrix) -> Answers:
-        values, low, high = model.predict_interval(rows)
-        return Answers(values, low, high, None)
-
-    return predict
+    process = ModelProcess(files)
+    return lambda rows: process.predict(rows, load_table().feature_names)
 
 
 def main() -> None:
@@ -102,6 +104,8 @@ def main() -> None:
             rows = _score_by_registry(options.source, options.target)
     except (TableError, OSError) as error:
         sys.exit(str(error))
+    except (VersionFilesError, ModelProcessError) as error:
+        sys.exit(f"the model cannot be used: {error}")
     sys.stdout.write(f"{rows:,} rows scored into {options.target}\n")
 
 

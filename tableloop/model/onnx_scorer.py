@@ -29,7 +29,6 @@ from tableloop.model.kriging import NeighbourFeatures
 
 Matrix = npt.NDArray[np.float64]
 
-DIRECTORY = "scorer"  # beside the model's own files
 TREES = "trees.onnx"
 ARRAYS = "arrays.npz"
 FORMAT = 3  # a scorer of another format is of another version of this file, or of the neighbour search

@@ -259,7 +259,7 @@ class Store:
         """Add an event; that a version serves is not said twice in a row, as several services say it."""
         with self.writing() as connection:
             newest = _newest_serving(connection, model, 1)
-            if event == SERVES and newest and (newest[0].version, newest[0].event) == (version, SERVES):
+            if newest and event == SERVES and newest[0][3:6] == (version, run_id, SERVES):
                 return
             values = {"model": model, "version": version, "run_id": run_id, "event": event, "detail": detail}
             connection.execute(_serving.insert().values(at=time.time(), **values))
@@ -269,9 +269,10 @@ class Store:
         with self.reading() as connection:
             refused = set()
             for event in _newest_serving(connection, model):
+                # The same number may be another version, of another registry.
                 if event.event == REFUSED:
-                    refused.add(event.version)
-                elif event.version not in refused:
+                    refused.add((event.version, event.run_id))
+                elif (event.version, event.run_id) not in refused:
                     return event
         return None
 

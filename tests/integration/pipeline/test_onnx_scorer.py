@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 from tableloop.model.conformal import as_matrix
-from tableloop.model.onnx_scorer import DIRECTORY, TOLERANCE, Scorer
+from tableloop.model.onnx_scorer import TOLERANCE, Scorer
 from tableloop.table import load_table
+from tableloop.version_files import SCORER
 from tests.integration.pipeline.conftest import ROOT, Project
 
 
@@ -46,7 +47,7 @@ def test_a_scorer_that_answers_otherwise_is_not_stored_and_its_version_not_promo
     assert (version.tags["scorer"], version.tags["gate"], version.aliases) == ("failed", "rejected", [])
     assert "compiled scorer" in version.tags["gate_reason"]
     files = Path(download_artifacts("models:/Spatial/1", dst_path=str(tmp_path / "1")))
-    assert not (files / DIRECTORY).exists()
+    assert not (files / SCORER).exists()
 
     # The compiler is repaired: what it makes answers as the model, comes with a download, and its figures are told.
     compiler.write_text(sound)
@@ -57,7 +58,7 @@ def test_a_scorer_that_answers_otherwise_is_not_stored_and_its_version_not_promo
     assert client.get_run(version.run_id).data.metrics["scorer_largest_difference"] < TOLERANCE / 1000
     files = Path(download_artifacts(f"models:/Spatial/{version.version}", dst_path=str(tmp_path / "2")))
     rows = as_matrix(pd.read_parquet(spatial.workspace / "data/processed/test.parquet"), load_table().feature_names)
-    answers = Scorer.load(files / DIRECTORY).predict(rows)
+    answers = Scorer.load(files / SCORER).predict(rows)
     assert len(answers.values) == len(rows)
     metadata = yaml.safe_load((files / "MLmodel").read_text())["metadata"]
     assert metadata["limits"] == json.loads((spatial.workspace / "reports/limits.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from pipeline.score import load_predict, score_file
 from tableloop.files import TableError, output_columns
+from tableloop.model import manifest
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.onnx_export import write_scorer
-from tableloop.model.onnx_scorer import DIRECTORY
 from tableloop.table import load_table
+from tableloop.version_files import SCORER
 from tests.unit.tableloop.model.test_onnx_scorer import spatial
 from tests.unit.tableloop.model.test_spatial import COLUMNS, town
 
@@ -27,8 +30,13 @@ def model() -> ConformalRegressor:
 
 @pytest.fixture
 def directory(model: ConformalRegressor, tmp_path: Path) -> Path:
-    write_scorer(model, town(5)[0], tmp_path / "model" / DIRECTORY)
-    return tmp_path / "model"
+    """Return as much of a version's files as scoring looks at."""
+    directory = tmp_path / "model"
+    write_scorer(model, town(5)[0], directory / SCORER)
+    inputs = [{"name": name, "type": "double"} for name in COLUMNS]
+    (directory / "MLmodel").write_text(yaml.safe_dump({"signature": {"inputs": json.dumps(inputs)}}))
+    manifest.write(directory, {})
+    return directory
 
 
 def frame(count: int) -> pd.DataFrame:
@@ -62,6 +70,16 @@ def test_a_wrong_row_is_named_and_nothing_is_written(directory: Path, tmp_path: 
     with pytest.raises(TableError, match="row 4712, column Latitude: the greatest possible is 90"):
         score_file(tmp_path / "in.parquet", tmp_path / "out.csv", load_predict(directory), "1", load_table())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "model"]
+
+
+def test_a_changed_file_of_the_version_is_refused_in_one_line(directory: Path, tmp_path: Path) -> None:
+    frame(5).to_csv(tmp_path / "in.csv", index=False)
+    (directory / SCORER / "trees.onnx").write_bytes(b"another")
+    done = run(tmp_path / "in.csv", tmp_path / "out.csv", "--model", directory)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "the model cannot be used: its files are not those it was made with: scorer/trees.onnx was changed"
+    ]
 
 
 def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
