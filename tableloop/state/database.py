@@ -258,9 +258,9 @@ class Store:
     def record_serving(self, model: str, version: str, run_id: str, event: str, detail: str = "") -> None:
         """Add an event; that a version serves is not said twice in a row, as several services say it."""
         with self.writing() as connection:
-            newest = _newest_serving(connection, model, 1)
-            if newest and event == SERVES and newest[0][3:6] == (version, run_id, SERVES):
-                return
+            for newest in _newest_serving(connection, model, 1):
+                if event == SERVES and (newest.version, newest.run_id, newest.event) == (version, run_id, SERVES):
+                    return
             values = {"model": model, "version": version, "run_id": run_id, "event": event, "detail": detail}
             connection.execute(_serving.insert().values(at=time.time(), **values))
 

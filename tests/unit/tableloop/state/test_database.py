@@ -47,6 +47,15 @@ def test_a_version_that_serves_is_noted_once_however_many_services_say_so(store:
     assert [event.event for event in store.serving_history("Model", 9)] == ["serves", "refused", "serves"]
 
 
+def test_the_same_number_of_another_registry_is_another_version(store: Store) -> None:
+    store.record_serving("Model", "1", "here", "serves")
+    store.record_serving("Model", "1", "elsewhere", "serves")
+    store.record_serving("Model", "1", "elsewhere", "refused")
+    champion = store.serving_champion("Model")
+    assert champion is not None
+    assert champion.run_id == "here"
+
+
 def test_a_store_that_is_not_there_is_empty_and_is_not_made_by_looking(store: Store) -> None:
     assert store.serving_champion("Model") is None
     assert store.retrainings(5) == []
