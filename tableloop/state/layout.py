@@ -105,11 +105,6 @@ class Layout:
         """What an appliance in the background writes to its console."""
         return self.logs / "appliance.log"
 
-    @property
-    def supervisord_log(self) -> Path:
-        """Supervisord's own log."""
-        return self.logs / "supervisord.log"
-
     # -- what only a running appliance needs; a start empties it ------------------------------------------------
 
     @property
