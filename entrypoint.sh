@@ -2,14 +2,21 @@
 # Starts the appliance and stays its parent; or, with the name of a program, waits for what that program
 # needs and becomes it (supervisord.conf and Compose use these); or becomes any other command.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ROOT=$PWD
+umask 077  # what is kept is its user's alone
 
-if [ -z "${APPLIANCE_ROOT:-}" ]; then
-    PATH=$ROOT/.venv/bin:$PATH:$ROOT/.runtime/prometheus:$ROOT/.runtime/grafana/bin
-    settings=$(python -m tableloop.settings)
-    eval "$settings"
-    export APPLIANCE_ROOT=$ROOT PYTHONUNBUFFERED=1
+if [ "${APPLIANCE_ROOT:-}" != "$ROOT" ]; then
+    if [[ $ROOT == *:* ]]; then
+        echo "the checkout's path $ROOT has a colon, at which PATH would be cut: move the checkout" >&2
+        exit 1
+    fi
+    PATH=$ROOT/.venv/bin:$ROOT/.runtime/prometheus:$ROOT/.runtime/alertmanager:$ROOT/.runtime/grafana/bin:$PATH
+    command -v python >/dev/null || { echo "there is no python: run make setup, which makes one in .venv" >&2; exit 1; }
+    environment=$(python -E -m tableloop.environment "$@")
+    eval "$environment"
+    export APPLIANCE_ROOT=$ROOT
 
     # MLflow without a network, a job runner or long retries: server and clients.
     export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_MODEL_CATALOG_URI='' MLFLOW_ENABLE_AI_GATEWAY=false
@@ -17,7 +24,7 @@ if [ -z "${APPLIANCE_ROOT:-}" ]; then
     export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false
     export MLFLOW_HTTP_REQUEST_MAX_RETRIES=1 MLFLOW_HTTP_REQUEST_TIMEOUT=5
     export MPLCONFIGDIR=${MPLCONFIGDIR:-$ROOT/.runtime/matplotlib}  # matplotlib's list of fonts; else it is in HOME
-    export DVC_NO_ANALYTICS=1 GIT_PYTHON_REFRESH=quiet  # the image has no git
+    export GIT_PYTHON_REFRESH=quiet  # the image has no git
 
     # Grafana without a network: no reports, no updates, no plugins from elsewhere.
     export GF_ANALYTICS_REPORTING_ENABLED=false GF_ANALYTICS_CHECK_FOR_UPDATES=false
@@ -30,7 +37,7 @@ if [ -z "${APPLIANCE_ROOT:-}" ]; then
     export GF_SERVER_HTTP_ADDR=$BIND_ADDRESS GF_SERVER_HTTP_PORT=$GRAFANA_PORT
     export GF_PATHS_DATA=$STATE_DIR/grafana GF_PATHS_LOGS=$STATE_DIR/logs GF_PATHS_PLUGINS=$STATE_DIR/grafana/plugins
     export GF_PATHS_PROVISIONING=$ROOT/monitoring/grafana/provisioning GF_LOG_MODE=console GF_LOG_LEVEL=warn
-    export GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH=$ROOT/monitoring/grafana/dashboards/overview.json
+    export GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH=$STATE_DIR/run/dashboards/overview.json
 fi
 
 # Compose starts what is not there too, and would go on starting it after any exit code but 0.
@@ -49,28 +56,44 @@ appliance() {
 
     # Held by this process and supervisord as long as either lives; prepare takes it on descriptor 9.
     mkdir -p "$STATE_DIR/run" 2>/dev/null || true
-    { exec 9>>"$STATE_DIR/run/lock"; } 2>/dev/null || true
-    python -m appliance.prepare
+    if [ -z "${PREPARED:-}" ]; then  # else it is held already, and opening it again would let it go
+        { exec 9>>"$STATE_DIR/run/lock"; } 2>/dev/null || true
+        python -m appliance.prepare
+    fi
+    if [ -n "${ADMIN_PASSWORD:-}${ALERT_WEBHOOK_URL:-}${ALERT_SMTP_PASSWORD:-}" ]; then
+        # They are in files now; once more, so that no environment has them.
+        exec env -u ADMIN_PASSWORD -u ALERT_WEBHOOK_URL -u ALERT_SMTP_PASSWORD PREPARED=1 "$ROOT/entrypoint.sh"
+    fi
     [ -z "$stopping" ] || exit 0
     echo $$ >"$STATE_DIR/run/pid"
-    export RUN_MLFLOW=true RUN_PROMETHEUS RUN_GRAFANA  # what supervisord.conf starts
+    export RUN_MLFLOW=true RUN_PROMETHEUS RUN_ALERTMANAGER RUN_GRAFANA  # what supervisord.conf starts
     [ "$TEST_MODE" = off ] || RUN_MLFLOW=false
-    RUN_PROMETHEUS=$(is_here prometheus) RUN_GRAFANA=$(is_here grafana)
+    RUN_PROMETHEUS=$(is_here prometheus) RUN_GRAFANA=$(is_here grafana) RUN_ALERTMANAGER=false
+    [ ! -f "$STATE_DIR/run/alertmanager.yml" ] || RUN_ALERTMANAGER=$(is_here alertmanager)
     [ ! -S /dev/fd/1 ] || exec > >(exec cat)  # supervisord opens its output by name, a socket has none
 
-    python -m supervisor.supervisord --nodaemon --configuration supervisord.conf &
+    local errors=$STATE_DIR/run/supervisord.errors
+    python -m supervisor.supervisord --nodaemon --configuration supervisord.conf 2>"$errors" &
     child=$!
     [ -z "$stopping" ] || kill -TERM "$child"
     while kill -0 "$child" 2>/dev/null; do
         status=0
         wait "$child" || status=$?
     done
+    [ ! -w "${CONSOLE:-}" ] || exec >>"$CONSOLE" 2>&1  # the file of before may have been removed
+    if [ ! -e "$STATE_DIR/run/lock" ]; then
+        echo "STATE_DIR=$STATE_DIR was removed while the appliance ran: it has ended" >&2
+        exit 1
+    fi
     rm -f "$STATE_DIR/run/ready" "$STATE_DIR/run/pid"
     if [ -s "$STATE_DIR/run/failed" ]; then
         cat "$STATE_DIR/run/failed" >&2
         exit 1
     fi
-    [ -n "$stopping" ] || [ "$status" = 0 ] || { echo "supervisord ended with status $status" >&2; exit 1; }
+    [ -n "$stopping" ] || [ "$status" = 0 ] || {
+        echo "supervisord ended with status $status: $(sed -n 's/^Error: //p' "$errors" | head -n 1)" >&2
+        exit 1
+    }
 }
 
 case ${1:-} in
@@ -90,37 +113,61 @@ case ${1:-} in
         exec python -m app.main  # starts without a model, answers 503 until there is one
         ;;
     front)
+        unset DATABASE_URL
         exec haproxy -W -q -db -f haproxy.cfg
         ;;
     drift-monitor)
         exec python -m monitoring.drift_monitor
         ;;
     prometheus)
+        unset DATABASE_URL
         binary=$(command -v prometheus) || missing Prometheus
         # In Compose, API_HOST is a name with an address for each copy of the service.
-        api="static_configs: [{targets: ['127.0.0.1:$API_PORT']}]"
+        api="static_configs: [{targets: ['$OWN_HOST:$API_PORT']}]"
         [ -z "${API_HOST:-}" ] || api="dns_sd_configs: [{names: ['$API_HOST'], type: A, port: $API_PORT}]"
-        sed "s|API_TARGETS|$api|; s|PROMETHEUS_PORT|$PROMETHEUS_PORT|" \
+        alertmanager=$(cat "$STATE_DIR/run/alertmanager.address" 2>/dev/null || true)
+        sed "s|API_SCHEME|http${TLS_CERT:+s}|; s|API_TARGETS|$api|; s|PROMETHEUS_ADDRESS|$OWN_HOST:$PROMETHEUS_PORT|;
+            s|ALERTMANAGERS|$alertmanager|" \
             monitoring/prometheus/prometheus.yml >"$STATE_DIR/run/prometheus.yml"
         cp monitoring/prometheus/rules.yml "$STATE_DIR/run/rules.yml"
-        cd "$STATE_DIR/run"  # rule_files are patterns with the directory of the file before them, which may hold a [
         set -- --config.file=prometheus.yml "--storage.tsdb.path=$STATE_DIR/prometheus" \
             --storage.tsdb.retention.time=30d --storage.tsdb.retention.size=1GB \
-            "--web.listen-address=$BIND_ADDRESS:$PROMETHEUS_PORT" --log.level=warn
+            --web.cors.origin=none --log.level=warn
         assets=$(dirname "$(readlink -f "$binary")")/web  # Debian's build reads its pages from files
         [ ! -d "$assets" ] || set -- "$@" "--web.local-assets=$assets"
-        exec "$binary" "$@"
+        exec python -m monitoring.prometheus_front "$binary" "$@"
+        ;;
+    alertmanager)
+        unset DATABASE_URL
+        [ -f "$STATE_DIR/run/alertmanager.yml" ] || exit 0  # alerts go nowhere
+        binary=$(command -v alertmanager) || missing Alertmanager
+        # An empty cluster address: else it listens for others of its kind. Messages link to the page.
+        page=${PUBLIC_URL:-http${TLS_CERT:+s}://localhost:$API_PORT}
+        exec "$binary" "--config.file=$STATE_DIR/run/alertmanager.yml" "--storage.path=$STATE_DIR/alertmanager" \
+            "--web.listen-address=$(cat "$STATE_DIR/run/alertmanager.address")" "--web.external-url=$page" \
+            --web.route-prefix=/ --cluster.listen-address= --log.level=warn
         ;;
     grafana)
+        unset DATABASE_URL
         binary=$(command -v grafana) || missing Grafana
-        home=$(dirname "$(dirname "$(readlink -f "$binary")")")
-        [ -d "$home/conf" ] || home=/usr/share/grafana
-        if [ -z "${GF_SECURITY_ADMIN_PASSWORD:-}" ]; then  # Grafana takes it when it makes its database
-            GF_SECURITY_ADMIN_PASSWORD=$(<"$STATE_DIR/grafana/admin-password")
-            export GF_SECURITY_ADMIN_PASSWORD
+        # Where the archive, Homebrew and the packages of distributions keep what comes with it.
+        prefix=$(dirname "$(dirname "$(readlink -f "$binary")")")
+        for home in "$prefix" "$prefix/share/grafana" /usr/share/grafana; do
+            [ ! -f "$home/conf/defaults.ini" ] || break
+        done
+        [ ! -x "$home/bin/grafana" ] || binary=$home/bin/grafana  # on PATH there may be a script with settings of its own
+        # Grafana reads the file when it makes its database, and has to be told of a later password. In its environment
+        # there is only the path.
+        password=$STATE_DIR/secrets/admin-password told=$STATE_DIR/secrets/grafana-password
+        if [ -f "$STATE_DIR/grafana/grafana.db" ] && ! cmp -s "$password" "$told"; then
+            "$binary" cli --homepath "$home" --config "$ROOT/monitoring/grafana/grafana.ini" \
+                admin reset-admin-password --password-from-stdin <"$password" >/dev/null ||
+                echo "Grafana has not taken the new password of admin: it still has the former one" >&2
         fi
-        export PROMETHEUS_URL=${PROMETHEUS_URL:-http://127.0.0.1:$PROMETHEUS_PORT} DASHBOARDS=$ROOT/monitoring/grafana/dashboards
-        exec "$binary" server --homepath "$home"
+        cp "$password" "$told"
+        export GF_SECURITY_ADMIN_USER=admin GF_SECURITY_ADMIN_PASSWORD="\$__file{$password}"
+        export PROMETHEUS_URL=${PROMETHEUS_URL:-http://$OWN_HOST:$PROMETHEUS_PORT} DASHBOARDS=$STATE_DIR/run/dashboards
+        exec "$binary" server --homepath "$home" --config "$ROOT/monitoring/grafana/grafana.ini"
         ;;
     *)
         exec "$@"

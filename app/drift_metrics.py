@@ -1,4 +1,4 @@
-"""What the store holds of drift and retrainings, as an answer and as metrics."""
+"""The drift report and the counts of retrainings, read from the store for answers and as metrics."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from tableloop.state.database import Store, StoreError
+from tableloop.state.database import Store
+from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.monitor_report import current_report
 
@@ -18,7 +18,10 @@ NO_REPORT: Final = "no drift check has been made yet; the drift monitor makes th
 OUTCOMES: Final = ("promoted", "rejected", "unchanged", "failed")
 _PER_FEATURE: Final = {
     "feature_drift_psi": ("psi", "Population stability index of the newest predictions"),
-    "feature_drift_ks_pvalue": ("p_value", "Kolmogorov-Smirnov test with Holm's correction: p of no drift"),
+    "feature_drift_ks_pvalue": (
+        "p_value",
+        "Kolmogorov-Smirnov or chi-squared test: p of no drift, by Holm's method",
+    ),
     "feature_drift_distance": ("wasserstein", "Wasserstein distance from the training rows in standard deviations"),
     "feature_drifted": ("drifted", "1 where the change is significant and large"),
 }
@@ -45,62 +48,53 @@ def read_report(store: Store, layout: Layout) -> dict[str, Any]:
     return report
 
 
-class DriftReport(Collector):
-    """The drift monitor's last report as gauges, per feature and as a whole."""
+def drift_gauges(store: Store, layout: Layout) -> Iterable[Metric]:
+    """Return the drift monitor's last report as gauges, per feature and as a whole.
 
-    def __init__(self, store: Store, layout: Layout) -> None:
-        self._store = store
-        self._layout = layout
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the gauges; nothing while there is no report, no feature while there are too few predictions."""
-        try:
-            report = read_report(self._store, self._layout)
-        except NoReportError:
-            return
-        for name, (key, text) in _PER_FEATURE.items():
-            family = GaugeMetricFamily(name, text, labels=["feature"])
-            for column in report.get("columns", []):
+    There are none while there is no report, and none of a feature while there are too few predictions.
+    """
+    try:
+        report = read_report(store, layout)
+    except NoReportError:
+        return
+    for name, (key, text) in _PER_FEATURE.items():
+        family = GaugeMetricFamily(name, text, labels=["feature"])
+        for column in report.get("columns", []):
+            if column[key] is not None:  # categories have no distance
                 family.add_metric([column["name"]], float(column[key]))
-            yield family
-        live, joint, monitor = (report.get(part) or {} for part in ("live", "joint", "monitor"))
-        gauges = {
-            "live_error_worse": (
-                "1 where the newest labels are worse than the version promised, by a margin and by more than chance",
-                live.get("worse"),
-            ),
-            "drift_auc": ("How well rows are told from the training rows", joint.get("auc")),
-            "drift_detected": ("1 for drift", report["status"] == "drift"),
-            "drift_window_rows": ("Predictions looked at", report.get("window", {}).get("rows", 0)),
-            "drift_windows_in_a_row": ("Windows that wanted a retraining", monitor.get("windows", 0)),
-            "labels_unused": ("Labels that no training has used yet", report.get("new_labels", 0)),
-            "retraining_running": ("1 while one of the monitor runs", monitor.get("retraining", 0)),
-            "drift_checked_timestamp_seconds": ("When the monitor last looked", _seconds(monitor.get("looked_at"))),
-        }
-        for name, (text, value) in gauges.items():
-            if value is not None:
-                yield GaugeMetricFamily(name, text, value=float(value))
-        policy = report.get("policy", {})
-        limits = GaugeMetricFamily("drift_threshold", "What counts as drift", labels=["measure"])
-        for measure in ("psi", "wasserstein", "auc", "alpha", "sustained", "new_labels"):
-            if measure in policy:
-                limits.add_metric([measure], policy[measure])
-        yield limits
-
-
-class Retrains(Collector):
-    """`retrains_total` by outcome, from the history of retrainings."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the counter, with 0 for what has not happened; without samples when the store cannot be read."""
-        family = CounterMetricFamily("retrains", "Retrainings that ended, the first training too", labels=["outcome"])
-        with suppress(StoreError):
-            for outcome, count in (dict.fromkeys(OUTCOMES, 0) | self._store.retraining_counts()).items():
-                family.add_metric([outcome], count)
         yield family
+    live, joint, monitor = (report.get(part) or {} for part in ("live", "joint", "monitor"))
+    gauges = {
+        "live_error_worse": (
+            "1 where the newest labels are worse than the version promised, by a margin and by more than chance",
+            live.get("worse"),
+        ),
+        "drift_auc": ("How well rows are told from the training rows", joint.get("auc")),
+        "drift_detected": ("1 for drift", report["status"] == "drift"),
+        "drift_window_rows": ("Predictions looked at", report.get("window", {}).get("rows", 0)),
+        "drift_windows_in_a_row": ("Windows that wanted a retraining", monitor.get("windows", 0)),
+        "labels_unused": ("Labels that no training has used yet", report.get("new_labels", 0)),
+        "retraining_running": ("1 while one of the monitor runs", monitor.get("retraining", 0)),
+        "drift_checked_timestamp_seconds": ("When the monitor last looked", _seconds(monitor.get("looked_at"))),
+    }
+    for name, (text, value) in gauges.items():
+        if value is not None:
+            yield GaugeMetricFamily(name, text, value=float(value))
+    policy = report.get("policy", {})
+    limits = GaugeMetricFamily("drift_threshold", "What counts as drift", labels=["measure"])
+    for measure in ("psi", "wasserstein", "auc", "alpha", "sustained", "new_labels"):
+        if measure in policy:
+            limits.add_metric([measure], policy[measure])
+    yield limits
+
+
+def retrains(store: Store) -> Iterable[Metric]:
+    """Return `retrains_total` with 0 for an outcome that never was; without samples when the store cannot be read."""
+    family = CounterMetricFamily("retrains", "Retrainings that ended, the first training too", labels=["outcome"])
+    with suppress(StoreError):
+        for outcome, count in (dict.fromkeys(OUTCOMES, 0) | store.retraining_counts()).items():
+            family.add_metric([outcome], count)
+    yield family
 
 
 def _seconds(text: object) -> float | None:

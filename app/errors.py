@@ -13,24 +13,31 @@ from starlette.exceptions import HTTPException
 from app.drift_metrics import NoReportError
 from app.prediction_writer import PredictionLogError
 from tableloop.model_process import ModelProcessError
-from tableloop.state.database import StoreError
+from tableloop.state.errors import StoreError
 
 MAX_PROBLEMS = 100
 MAX_TEXT = 200
+WORDS = {"multiple_of": "Input should be a whole number"}  # of a column of integers
 
 
 class NoModelError(Exception):
     """There is no model to predict with; the message says what the service is waiting for."""
 
 
+class InvalidFileError(RequestValidationError):
+    """A file cannot be predicted: the problems that are listed, and how many more there are."""
+
+    def __init__(self, problems: list[Any], unlisted: int) -> None:
+        super().__init__(problems)
+        self.unlisted = unlisted
+
+
 def add_handlers(app: FastAPI) -> None:
     """Register the handlers of this module."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(NoReportError, _missing)
-    app.add_exception_handler(ModelProcessError, _no_answer)
-    for temporary in (NoModelError, PredictionLogError, StoreError):
-        app.add_exception_handler(temporary, _unavailable)
+    for failure in (NoReportError, NoModelError, PredictionLogError, StoreError, ModelProcessError):
+        app.add_exception_handler(failure, _failed)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -39,13 +46,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
         # FastAPI does not decode a body of another type than JSON, and would only say that it is not an object.
         sent = request.headers.get("content-type", "none")[:MAX_TEXT]
         types = "application/json"
-        if request.url.path == "/predict/batch":
+        if request.url.path.endswith("/predict/batch"):  # behind ROOT_PATH
             types += ", text/csv or application/vnd.apache.parquet"
         return _answer(415, f"the Content-Type must be {types}, not {sent}")
     problems = error.errors()
     detail = [_plain_problem(problem) for problem in problems[:MAX_PROBLEMS]]
-    if len(problems) > MAX_PROBLEMS:
-        more = len(problems) - MAX_PROBLEMS
+    unlisted = error.unlisted if isinstance(error, InvalidFileError) else 0
+    if more := len(problems[MAX_PROBLEMS:]) + unlisted:
         detail.append({"type": "more", "loc": ["body"], "msg": f"{more} more problems are not listed"})
     return _answer(422, detail)
 
@@ -56,19 +63,17 @@ async def _http(_request: Request, error: Exception) -> Response:
         # FastAPI's answer to a body on which json.loads() fails with anything but a JSONDecodeError
         reason = "it is not UTF-8" if isinstance(error.__cause__, UnicodeDecodeError) else str(error.__cause__)
         return _answer(422, [{"type": "json_invalid", "loc": ["body"], "msg": f"the body is not JSON: {reason}"}])
-    return _answer(error.status_code, error.detail, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # `app.middleware` has HEAD answered as GET
+    return _answer(error.status_code, error.detail, headers)
 
 
-async def _unavailable(_request: Request, error: Exception) -> Response:
-    return _answer(503, str(error), {"Retry-After": "5"})
-
-
-async def _no_answer(_request: Request, error: Exception) -> Response:
-    return _answer(503, f"the model gives no answer: it {error}", {"Retry-After": "5"})
-
-
-async def _missing(_request: Request, error: Exception) -> Response:
-    return _answer(404, str(error))
+async def _failed(_request: Request, error: Exception) -> Response:
+    if isinstance(error, NoReportError):
+        return _answer(404, str(error))
+    detail = f"the model gives no answer: it {error}" if isinstance(error, ModelProcessError) else str(error)
+    return _answer(503, detail, {"Retry-After": "5"})
 
 
 def _answer(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:
@@ -82,17 +87,15 @@ def _plain_problem(problem: Any) -> dict[str, Any]:
     plain = {
         "type": problem["type"],
         "loc": [part if isinstance(part, int) else str(part)[:MAX_TEXT] for part in problem["loc"]],
-        "msg": problem["msg"],
+        "msg": WORDS.get(problem["type"], problem["msg"]),
     }
     if problem["type"] == "json_invalid":  # FastAPI's message does not say what is wrong
         return plain | {"msg": f"the body is not JSON: {problem['ctx']['error']}"}
     value = problem.get("input")
-    if value is None or isinstance(value, bool):
-        plain["input"] = value
-    elif isinstance(value, str):
+    if isinstance(value, str):
         plain["input"] = value[:MAX_TEXT]
     elif isinstance(value, float):
         plain["input"] = value if math.isfinite(value) else str(value)
-    elif isinstance(value, int) and value.bit_length() <= 64:
+    elif value is None or (isinstance(value, int) and value.bit_length() <= 64):
         plain["input"] = value
     return plain

@@ -8,33 +8,44 @@ last chunk, so a client notices that it is incomplete; the rows that it received
 
 from __future__ import annotations
 
+import codecs
+import errno
 import io
+import re
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from email.message import Message
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from fastapi import HTTPException, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from loguru import logger
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from app.champion import Champion
 from app.deps import Parts
+from app.errors import InvalidFileError
 from app.predictor import Predictor, predict_rows
+from app.processes import Processes
 from tableloop.model.intervals import Answers
 from tableloop.state.prediction_rows import Row
 from tableloop.table import load_table
 
-MEDIA_TYPES: Final[dict[str, Literal["csv", "parquet"]]] = {
+if TYPE_CHECKING:  # as below: without pyarrow
+    from tableloop.files import Kind
+
+MEDIA_TYPES: Final[dict[str, Kind]] = {
     "text/csv": "csv",
     "application/vnd.apache.parquet": "parquet",
 }
 MAX_FILE_BYTES: Final = 1024**3
+RESERVE_BYTES: Final = 200 << 20  # of the disk, for what must be written: predictions, labels, logs
 _SPOOL_BYTES: Final = 1 << 20
+_CHARSET: Final = re.compile(r"utf-(8-sig|16|32)(-[bl]e)?|iso8859-[0-9]+|cp125[0-9]|mac-roman")
 
 
 def media_type(scope: Scope, header: bytes = b"content-type") -> str:
@@ -50,24 +61,58 @@ async def predict_table(request: Request) -> StreamingResponse:
     from tableloop import files as tables  # noqa: PLC0415 - saves 30 MB of pyarrow in a service without files
 
     parts: Parts = request.app.state.parts
+    parts.access.check_predict(request)
     predictor = parts.predictor
     champion = predictor.champion()
     given = media_type(request.scope)
+    decoder = _decoder(request.headers["content-type"]) if given == "text/csv" else None
     wanted = _accepted(request.headers.get("accept", "*/*"), given)
     kind_in, kind_out = MEDIA_TYPES[given], MEDIA_TYPES[wanted]
-    file = await _spooled(request, parts.layout.spool)
-    try:
-        rows = await run_in_threadpool(tables.check_table, file, kind_in, load_table())
-        reader = tables.TableReader(file, kind_in, load_table())
-        sink = io.BytesIO()
-        writer = tables.TableWriter(sink, reader.schema, kind_out, load_table().answer)
-    except tables.TableError as error:
-        file.close()
-        raise _as_validation_error(error.problems) from error
+    with ExitStack() as until_refused:
+        until_refused.enter_context(parts.uploads.one_of(request.client.host if request.client else ""))
+        file = until_refused.enter_context(await _spooled(request, parts.layout.spool, decoder))
+        try:
+            rows = await _checked(file, kind_in, kind_out, parts)
+            reader = tables.TableReader(file, kind_in, load_table())
+            sink = io.BytesIO()
+            writer = tables.TableWriter(sink, reader.schema, kind_out, load_table().answer)
+        except tables.TableError as error:
+            raise InvalidFileError([_located(problem) for problem in error.problems], error.unlisted) from error
+        until_sent = until_refused.pop_all()
     line = request.scope["line"]
     line.update(model_version=champion.version, rows=rows)
-    answer = _answer(predictor, champion, _Table(reader, writer, sink), file, line)
-    return StreamingResponse(answer, media_type=wanted)
+    answer = _answer(predictor, champion, _Table(reader, writer, sink), line)
+    return _FileResponse(answer, wanted, until_sent)
+
+
+class _FileResponse(StreamingResponse):
+    """An answer that gives back the file and its place at its end, also when the client has left before it began."""
+
+    def __init__(self, answer: AsyncIterator[bytes], media_type: str, until_sent: ExitStack) -> None:
+        super().__init__(answer, media_type=media_type)
+        self._until_sent = until_sent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._until_sent:
+            await super().__call__(scope, receive, send)
+
+
+async def _checked(file: BinaryIO, kind: Kind, kind_out: Kind, parts: Parts) -> int:
+    """Return how many rows a file has; all of them are valid, and the answer can hold them."""
+    if kind == "csv":
+        from tableloop.files import check_table  # noqa: PLC0415 - as above
+
+        return await run_in_threadpool(check_table, file, kind, load_table(), kind_out)
+    async with parts.uploads.checks:
+        return await run_in_threadpool(_check_parquet, file, kind_out, parts.processes)
+
+
+def _check_parquet(file: BinaryIO, kind_out: Kind, processes: Processes) -> int:
+    from tableloop.file_check import check_parquet  # noqa: PLC0415 - as above
+
+    with processes.lock("check"):
+        return check_parquet(file, kind_out)
 
 
 class _Table:
@@ -80,12 +125,10 @@ class _Table:
 
     def predict_next(self, champion: Champion, request_id: str) -> tuple[Any, Answers, list[str], list[Row]] | None:
         """Return the next batch with its answers, ids and rows for the prediction log; None at the end."""
-        from tableloop.files import features_of  # noqa: PLC0415
-
-        batch = next(self._batches, None)
-        if batch is None:
+        rows = next(self._batches, None)
+        if rows is None:
             return None
-        return batch, *predict_rows(champion, features_of(batch, load_table().feature_names), request_id)
+        return rows.batch, *predict_rows(champion, rows.features, rows.values(), request_id)
 
     def encode(self, batch: Any, answers: Answers, version: str, ids: list[str]) -> bytes:
         """Return the next bytes of the answer, with the predictions of a batch."""
@@ -105,7 +148,7 @@ class _Table:
 
 
 async def _answer(
-    predictor: Predictor, champion: Champion, table: _Table, file: BinaryIO, line: dict[str, Any]
+    predictor: Predictor, champion: Champion, table: _Table, line: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     sent, request_id = 0, line["request_id"]
     try:
@@ -127,40 +170,44 @@ async def _answer(
         line.update(rows=sent, error=str(error))
         logger.error(f"request {request_id} is incomplete: it ends after {sent:,} rows: {error}")
         raise
-    finally:
-        file.close()
 
 
-def _as_validation_error(problems: list[Any]) -> RequestValidationError:
-    """Return the problems of a file in FastAPI's format, located by row and column."""
-    return RequestValidationError(
-        [
-            {"type": "table", "loc": _place(problem), "msg": problem.message, "input": problem.value}
-            for problem in problems
-        ]
-    )
-
-
-def _place(problem: Any) -> tuple[str, ...]:
+def _located(problem: Any) -> dict[str, Any]:
+    """Return a problem of a file in FastAPI's format, located by row and column."""
     row = None if problem.row is None else f"row {problem.row}"
-    return ("body", *(part for part in (row, problem.column) if part is not None))
+    place = ("body", *(part for part in (row, problem.column) if part is not None))
+    return {"type": "table", "loc": place, "msg": problem.text, "input": problem.value}
 
 
-async def _spooled(request: Request, directory: Path) -> BinaryIO:
-    """Return the body as a file without a name, which disappears when it is closed or the process ends."""
+def _check_reserve(directory: Path, coming: int) -> None:
+    if shutil.disk_usage(directory).free - coming < RESERVE_BYTES:
+        raise OSError(errno.ENOSPC, f"less than {RESERVE_BYTES >> 20} MB would be left for predictions and labels")
+
+
+async def _spooled(request: Request, directory: Path, decoder: codecs.IncrementalDecoder | None) -> BinaryIO:
+    """Return the body as a file without a name, which disappears when it is closed or the process ends.
+
+    With a decoder it is written as UTF-8.
+    """
+    announced = request.headers.get("content-length", "")
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _check_reserve(directory, int(announced) if announced.isdigit() else 0)
         with ExitStack() as on_failure:
             file: Any = on_failure.enter_context(tempfile.TemporaryFile(dir=directory))
             waiting = bytearray()
             async for chunk in request.stream():
-                waiting += chunk
+                waiting += chunk if decoder is None else decoder.decode(chunk, final=not chunk).encode()
                 if len(waiting) >= _SPOOL_BYTES:
+                    _check_reserve(directory, len(waiting))
                     await run_in_threadpool(file.write, waiting)
                     waiting = bytearray()
             await run_in_threadpool(file.write, waiting)
             await run_in_threadpool(file.flush)
             on_failure.pop_all()  # the end of the answer closes the file
+    except UnicodeError as error:
+        problem = {"type": "table", "loc": ("body",), "msg": f"its text is not in the charset that it names: {error}"}
+        raise InvalidFileError([problem], 0) from error
     except OSError as error:
         raise HTTPException(
             507, f"the file cannot be kept in {directory} ({error.strerror}): free space there, or send it in parts"
@@ -168,14 +215,40 @@ async def _spooled(request: Request, directory: Path) -> BinaryIO:
     return file  # type: ignore[no-any-return]
 
 
+def _decoder(content_type: str) -> codecs.IncrementalDecoder | None:
+    """Return what decodes text of the charset that a Content-Type names; None for UTF-8.
+
+    Raises
+    ------
+    HTTPException
+        415: another charset than those of spreadsheets, or a file without a header.
+    """
+    message = Message()
+    message["content-type"] = content_type
+    if message.get_param("header") == "absent":
+        raise HTTPException(415, "a CSV file needs a header, and header=absent says that it has none")
+    charset = message.get_content_charset("utf-8")
+    with suppress(LookupError):
+        name = codecs.lookup(charset).name
+        if name in ("utf-8", "ascii"):
+            return None
+        if _CHARSET.fullmatch(name):
+            return codecs.getincrementaldecoder(name)()
+    raise HTTPException(415, f"the charset {charset[:100]} is not read: send the file in UTF-8")
+
+
 def _accepted(accept: str, given: str) -> str:
-    """Return the media type of the answer: the first known one in ``accept``, or that of the file."""
+    """Return the media type of the answer: the known one that ``accept`` likes most, the first of several."""
+    best, liked = "", 0.0
     for part in accept.lower().split(","):
         wanted, *parameters = (word.strip() for word in part.split(";"))
-        if "q=0" in parameters:
-            continue
-        if wanted in MEDIA_TYPES:
-            return wanted
+        quality = 1.0
+        with suppress(ValueError):
+            quality = next((float(word[2:]) for word in parameters if word.startswith("q=")), 1.0)
         if wanted in ("*/*", "", f"{given.partition('/')[0]}/*"):
-            return given
-    raise HTTPException(406, f"the answer can be {' or '.join(MEDIA_TYPES)}, not {accept[:200]}")
+            wanted = given
+        if wanted in MEDIA_TYPES and quality > liked:
+            best, liked = wanted, quality
+    if not best:
+        raise HTTPException(406, f"the answer can be {' or '.join(MEDIA_TYPES)}, not {accept[:200]}")
+    return best

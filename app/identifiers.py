@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
+import os
 import time
 
-_random = random.Random(random.SystemRandom().getrandbits(256))  # noqa: S311 - ids are unique, not secret
 _VARIANT = "89ab"
 
 
@@ -21,7 +20,7 @@ def new_ids(number: int) -> list[str]:
     """Return as many ids as asked for, all of the same millisecond."""
     milliseconds = f"{time.time_ns() // 1_000_000:012x}"
     head = f"{milliseconds[:8]}-{milliseconds[8:]}-7"
-    digits = _random.randbytes(10 * number).hex()
+    digits = os.urandom(10 * number).hex()  # nobody can guess the id of another's prediction
     return [
         f"{head}{digits[at : at + 3]}-{_VARIANT[int(digits[at + 3], 16) % 4]}{digits[at + 4 : at + 7]}"
         f"-{digits[at + 7 : at + 19]}"

@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from tableloop.log_text import LONGEST_LINE, printable, shortened
+
 if TYPE_CHECKING:
     from loguru import Record
 
 FLUSH_SECONDS = 0.1
 FREE_BYTES = 1_000_000
+LONGEST_TRACEBACK = 100  # lines, the last ones
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
-def configure(log_file: Path, level: str) -> None:
+def configure(log_file: Path, level: str, *, rotates: bool = True) -> None:
     """Send loguru and the standard library's logging to the console and to ``log_file``.
+
+    Of several processes that write to one file, one ``rotates`` it: the others go on in the new one.
 
     Raises
     ------
@@ -31,20 +36,13 @@ def configure(log_file: Path, level: str) -> None:
         The file or its directory cannot be written.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    with log_file.open("a"):
-        pass  # otherwise loguru would report it at every message instead of once at the start
+    log_file.open("a").close()  # loguru would report a file that cannot be written at every message, not once
     logger.remove()
-    logger.add(sys.stderr, level=level, format=_console_line, filter=_is_for_people, backtrace=False, diagnose=False)
-    logger.add(
-        log_file,
-        level=level,
-        format=_json_line,
-        rotation="50 MB",
-        compression="gz",
-        retention=10,
-        backtrace=False,
-        diagnose=False,
-    )
+    plain: dict[str, Any] = {"level": level, "backtrace": False, "diagnose": False}
+    logger.add(sys.stderr, format=_console_line, filter=lambda record: "request" not in record["extra"], **plain)
+    # watch: a file that somebody has removed or replaced is opened anew
+    rotation: dict[str, Any] = {"rotation": "50 MB", "compression": "gz", "retention": 10} if rotates else {}
+    logger.add(log_file, format=_json_line, watch=True, **rotation, **plain)
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # app.champion reports it when the registry does not answer
@@ -86,7 +84,7 @@ class RequestLog:
         self._flush()
 
     def _flush(self) -> None:
-        lines = [_encode(self._lines.popleft()) for _ in range(len(self._lines))]
+        lines = [_encoded(self._lines.popleft()) for _ in range(len(self._lines))]
         if not lines:
             return
         if not self._has_room():
@@ -113,12 +111,25 @@ class _ToLoguru(logging.Handler):
         logger.bind(logger=record.name).opt(exception=record.exc_info).log(level, "{}", record.getMessage())
 
 
-def _is_for_people(record: Record) -> bool:
-    return "request" not in record["extra"]
+def _encoded(line: dict[str, Any]) -> str:
+    """Return a line as JSON, which has no control characters; a long one without the ends of its long texts."""
+    text = _encode(line)
+    if len(text) <= LONGEST_LINE:
+        return text
+    return _encode({key: shortened(value) if isinstance(value, str) else value for key, value in line.items()})
 
 
 def _console_line(record: Record) -> str:
-    return "{time:HH:mm:ss} {level:<7} {message}\n{exception}"
+    lines = [printable(record["message"]), *map(printable, _traceback(record))]
+    record["extra"]["console"] = "\n".join(lines)
+    return "{time:HH:mm:ss} {level:<7} {extra[console]}\n"
+
+
+def _traceback(record: Record) -> list[str]:
+    """Return the last lines of the exception of a record; none without an exception."""
+    if record["exception"] is None:
+        return []
+    return "".join(traceback.format_exception(record["exception"].value)).splitlines()[-LONGEST_TRACEBACK:]
 
 
 def _json_line(record: Record) -> str:
@@ -126,10 +137,10 @@ def _json_line(record: Record) -> str:
         "time": record["time"].isoformat(),
         "level": record["level"].name,
         "logger": record["extra"].get("logger", record["name"]),
-        "message": record["message"],
-        **{key: value for key, value in record["extra"].items() if key not in {"logger", "json"}},
+        "message": shortened(record["message"]),
+        **{key: value for key, value in record["extra"].items() if key not in {"logger", "json", "console"}},
     }
-    if record["exception"] is not None:
-        line["exception"] = "".join(traceback.format_exception(record["exception"].value))
+    if lines := _traceback(record):
+        line["exception"] = "\n".join(map(shortened, lines))
     record["extra"]["json"] = _encode(line)
     return "{extra[json]}\n"

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 from loguru import logger
 
 from app.champion import Matrix, Model, Version
 from tableloop.mlflow_http import download_version, find_alias
-from tableloop.model.intervals import Answers
 from tableloop.model.onnx_scorer import BrokenScorerError, Scorer
 from tableloop.model_process import ModelProcess
+from tableloop.settings import RegistrySettings
 from tableloop.table import load_table
-from tableloop.version_files import VersionFiles, open_version
+from tableloop.trial import try_scorer
+from tableloop.version_files import open_version
 
 ANSWER_SECONDS = 5
 PREDICT_SECONDS = 10.0  # requests wait meanwhile
@@ -28,10 +29,12 @@ PREDICT_SECONDS = 10.0  # requests wait meanwhile
 class MlflowRegistry:
     """The versions of one registered model behind one alias."""
 
-    def __init__(self, tracking_uri: str, model_name: str, alias: str) -> None:
-        self._uri = tracking_uri
-        self._name = model_name
-        self._alias = alias
+    def __init__(self, settings: RegistrySettings) -> None:
+        self._settings = settings
+        self._uri = settings.mlflow_tracking_uri
+        self._login = settings.registry_login
+        self._name = settings.model_name
+        self._alias = settings.model_alias
 
     def find(self) -> Version | None:
         """Return the version the alias names, None when there is no such model or alias.
@@ -41,7 +44,7 @@ class MlflowRegistry:
         OSError
             The server does not answer.
         """
-        found = find_alias(self._uri, self._name, self._alias, ANSWER_SECONDS)
+        found = find_alias(self._uri, self._name, self._alias, seconds=ANSWER_SECONDS, login=self._login)
         if found is None:
             return None
         registered = datetime.fromtimestamp(int(found["creation_timestamp"]) / 1000, UTC)
@@ -49,39 +52,39 @@ class MlflowRegistry:
 
     def download(self, version: str, directory: Path) -> None:
         """Put the files of a version into ``directory``."""
-        download_version(self._uri, self._name, version, directory)
+        download_version(self._uri, self._name, version, directory, login=self._login)
 
-    def load(self, directory: Path) -> Model:
+    def load(self, directory: Path, version: Version, *, trial: bool) -> Model:
         """Return the compiled scorer when there is a sound one, else the model in a process of its own.
+
+        With ``trial`` the scorer is first loaded in a process of its own.
 
         Raises
         ------
-        VersionFilesError, ModelProcessError
-            The files are not those of the version, or its model does not load.
+        VersionFilesError, TrialError, ModelProcessError
+            The files are not those that were signed for the version, or its model does not load.
         """
-        files = open_version(directory)
+        files = open_version(directory, version.run_id, self._settings)
+        table = load_table()
         example = _example(directory / "input_example.json")
         if files.scorer is not None:
             try:
-                return Model(Scorer.load(files.scorer).predict, "compiled", files.metadata, example)
+                if trial:
+                    try_scorer(files.scorer)
+                scorer, to_its = Scorer.load(files.scorer), table.coding.to(files.coding)
+                return Model(lambda rows: scorer.predict(to_its(rows)), "compiled", files.metadata, example)
             except BrokenScorerError as error:
                 logger.warning(f"the compiled scorer in {directory} is not used ({error}); scikit-learn serves")
-        return _load_with_scikit_learn(files, example)
+        process = ModelProcess(files, answer_seconds=PREDICT_SECONDS, restarts=True)
+        predict = partial(process.predict, coding=table.coding)
+        return Model(predict, "scikit-learn", files.metadata, example)
 
 
 def _example(file: Path) -> Matrix:
     """Return the rows of the model's input example, or a row of our own where it has none."""
+    table = load_table()
     if not file.exists():
-        return np.array([list(load_table().example.values())])
+        return table.coding.rows([[*table.example.values()]])
     stored = json.loads(file.read_text())
-    order = [stored["columns"].index(name) for name in load_table().feature_names]
-    return np.array(stored["data"], dtype=np.float64)[:, order]
-
-
-def _load_with_scikit_learn(files: VersionFiles, example: Matrix) -> Model:
-    process = ModelProcess(files, answer_seconds=PREDICT_SECONDS, restarts=True)
-
-    def predict(rows: Matrix) -> Answers:
-        return process.predict(rows, load_table().feature_names)
-
-    return Model(predict, "scikit-learn", files.metadata, example)
+    order = [stored["columns"].index(name) for name in table.feature_names]
+    return table.coding.rows([[row[place] for place in order] for row in stored["data"]])

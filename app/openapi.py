@@ -11,17 +11,18 @@ from app.schemas import FIRST, ID_EXAMPLE, TABLE, TARGET, Invalid, Problem
 
 Responses = dict[int | str, dict[str, Any]]
 
-TITLE: Final = TABLE.title
-DESCRIPTION: Final = f"""Predicts for one {TABLE.row} or many: {TARGET.title.lower()}, in {TARGET.unit}, with a 90 %
-interval. Data: {TABLE.description}. The model is the version in the registry that has the alias.
+DESCRIPTION: Final = f"""Predicts for one {TABLE.row} or many: {TARGET.title.lower()}, in {TARGET.unit_words}, with a
+90 % interval. Data: {TABLE.description}. The model is the version in the registry that has the alias.
 
 A 200 for a prediction means that the prediction is in the prediction log; a 201 for a label means that the label is
 stored. Both hold even if the server is killed the next moment. Every error is JSON with a `detail`: for a 422, a list
 of problems with the place of each; otherwise one sentence.
 
 Every answer has the header `X-Request-Id`: the one sent with the request if it has 1 to 128 letters, digits and
-`._:-`, otherwise a new one. The request can be found in the log by it. There is no login: whoever can reach the port
-can use the service.
+`._:-`, otherwise a new one. The request can be found in the log by it.
+
+Predicting and reading need no key until the operator asks for one. Sending labels always needs a key of scope
+`label`, or the administrator's login.
 """
 LICENCE: Final = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
 GROUPS: Final = [
@@ -71,7 +72,15 @@ CRASH: Final[Responses] = {
         f"internal error; the log has details under request id {ID_EXAMPLE}",
     ),
 }
-TOO_LARGE: Final = problem("The body is larger than 10 MB", "the body is larger than 10 MB")
+NO_KEY: Final = problem(
+    "There is no key, or one that is not known",
+    "this call needs a key: send Authorization: Bearer with a key of scope label (make key NAME=... SCOPE=label "
+    "makes one), or log in as admin with the password in secrets/admin-password under STATE_DIR",
+    {"WWW-Authenticate": {"description": "Bearer", "schema": {"type": "string"}, "example": "Bearer"}},
+)
+OTHER_SCOPE: Final = problem(
+    "The key is of another scope", "the key crm is of scope predict, and this call needs one of label"
+)
 NOT_JSON: Final = problem(
     "The body is not application/json", "the Content-Type must be application/json, not text/plain"
 )
@@ -87,6 +96,7 @@ NOT_READY: Final = {
     "model_version": None,
     "source": None,
     "prediction_log": "on",
+    "processes": 1,
 }
 METRICS: Final = {
     **answer("Counters, gauges and histograms, one sample per line"),
@@ -110,7 +120,7 @@ IMPOSSIBLE_ROW: Final = invalid(
 )
 
 _HEADER_LINE = ",".join(TABLE.feature_names)
-_ROW_LINE = ",".join(f"{column.example:g}" for column in TABLE.features)
+_ROW_LINE = ",".join(column.as_csv(column.example) for column in TABLE.features)
 FILE_IN: Final = {
     "text/csv": {
         "schema": {

@@ -1,43 +1,44 @@
-"""The prediction log: every answered prediction, and later its true value, as rows of a SQLite file.
+"""The prediction log: every answered prediction, and later its true value, as rows of the store.
 
 One thread writes. While it commits, other requests queue, and all that queued is the next commit: one transaction
 for one request when it is quiet, one for dozens when it is not. `PredictionLog.write` returns after the commit.
 
-``synchronous=NORMAL`` in WAL mode: a commit is one write to the operating system without waiting for the disk. It
-survives the end of this process in any way, SIGKILL included, which is what an answered prediction is promised.
-Only a crash of the machine can lose the last commits, and it leaves a sound file; FULL would cost an fsync a commit.
+In SQLite, ``synchronous=NORMAL`` in WAL mode: a commit is one write to the operating system without waiting for the
+disk. It survives the end of this process in any way, SIGKILL included, which is what an answered prediction is
+promised. Only a crash of the machine can lose the last commits, and it leaves a sound file; FULL would cost an fsync
+a commit. PostgreSQL answers when its own log is on the disk.
 
 Predictions older than the retention are deleted, a few at a time, unless they have a label: labelled rows are kept
-for training. The file does not shrink; what was deleted is the room for what comes.
+for training. The file does not shrink: new rows take the room of deleted ones. PostgreSQL drops whole weeks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
 
 from loguru import logger
 
-from tableloop.state.database import Store, StoreError
-from tableloop.state.prediction_rows import Label, Row, insert, insert_labels, prune
+from tableloop.state.database import Store
+from tableloop.state.errors import StoreError
+from tableloop.state.prediction_rows import Label, Row, RowWriter, Sent
+from tableloop.table import load_table
 
-LOCK_TIMEOUT_SECONDS: Final = 2.0
+STOP_SECONDS: Final = 2.0
 MAX_QUEUED_ROWS: Final = 50_000
 LABELS_PER_COMMIT: Final = 500  # some 10 ms, which predictions may have to wait
+TRY_SECONDS: Final = 2.0  # without a write, until one is tried
 PRUNE_SECONDS: Final = 60.0
 PRUNE_PAUSE_SECONDS: Final = 0.25  # while there is more to delete
 
 
 class PredictionLogError(Exception):
-    """The log cannot be written; the message names the file, the cause and the remedy."""
+    """The log cannot be written; the message names the store, the cause and the remedy."""
 
 
 class _Entry(NamedTuple):
@@ -46,39 +47,44 @@ class _Entry(NamedTuple):
 
 
 class _LabelEntry(NamedTuple):
-    labels: list[tuple[str, float]]
+    labels: list[Sent]
+    sender: str
     waiting: asyncio.Future[list[Label]]
 
 
 class PredictionLog:
-    """Writes predictions to ``path``, made by `prediction_rows.row`, and their labels.
+    """Writes predictions to the store, made by `prediction_rows.row`, and their labels.
 
-    ``retention_days``: predictions without a label are deleted when they are older; 0 keeps all.
+    ``retention_days``: predictions without a label are deleted when they are older; 0 keeps all. ``turn``: held while
+    something is written. SQLite itself lets those in by chance who wait for each other, and one of them may give up.
     """
 
-    def __init__(self, path: Path, retention_days: float = 0) -> None:
-        self.path = path
-        self.store = Store(path, timeout=LOCK_TIMEOUT_SECONDS)
-        self.problem: str | None = None
-        self._names = tuple(self.store.feature_names)
+    def __init__(
+        self,
+        store: Store,
+        retention_days: float = 0,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.store = store
+        self._turn = turn
+        self.problem: str | None = None  # why the last write has failed
         self._retention_seconds = retention_days * 86_400
         self._prune_at = 0.0
-        self._pruned_to = 0
+        self._try_at = 0.0
         self._queue: SimpleQueue[_Entry | _LabelEntry | None] = SimpleQueue()
         self._queued_rows = 0
-        self._connection: sqlite3.Connection | None = None
-        self._inode = 0
+        self._writer: RowWriter | None = None
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
 
     def start(self) -> None:
-        """Open the file, so that a wrong one is told at once, and start the writer."""
+        """Open the store, so that one that cannot be used is reported at once, and start the writer."""
         self._commit([])
         self._thread.start()
 
     def stop(self) -> None:
-        """Commit what is queued and close the file."""
+        """Commit what is queued and close the store."""
         self._queue.put(None)
-        self._thread.join(timeout=LOCK_TIMEOUT_SECONDS)
+        self._thread.join(timeout=STOP_SECONDS)
 
     async def write(self, rows: list[Row]) -> None:
         """Enqueue the rows, and return when they are committed."""
@@ -95,14 +101,15 @@ class PredictionLog:
             The queue is full.
         """
         if self._queued_rows > MAX_QUEUED_ROWS:
-            raise PredictionLogError(f"the prediction log {self.path} is behind; try again in a moment")
+            raise PredictionLogError(f"the prediction log {self.store.place} is behind; try again in a moment")
         self._queued_rows += len(rows)
         self._queue.put(_Entry(rows, waiting))
 
-    async def label(self, labels: list[tuple[str, float]]) -> list[Label]:
+    async def label(self, labels: list[Sent], sender: str) -> list[Label]:
         """Store true values by prediction id, and return what became of each, in their order, once it is committed.
 
-        A prediction is labelled once: of several labels the first one stays.
+        A prediction is labelled once: of several labels the first one stays. An unusual value is stored only when the
+        label says that it is sure.
 
         Raises
         ------
@@ -114,7 +121,7 @@ class PredictionLog:
         for start in range(0, len(labels), LABELS_PER_COMMIT):
             part = labels[start : start + LABELS_PER_COMMIT]
             waiting: asyncio.Future[list[Label]] = loop.create_future()
-            self._queue.put(_LabelEntry(part, waiting))
+            self._queue.put(_LabelEntry(part, sender, waiting))
             outcomes += await waiting
         return outcomes
 
@@ -122,9 +129,13 @@ class PredictionLog:
         group: list[_Entry | _LabelEntry | None] = []
         while group[-1:] != [None]:
             try:
-                group = [self._queue.get(timeout=max(0.0, self._prune_at - time.monotonic()))]
+                until = min(self._prune_at, self._try_at)
+                group = [self._queue.get(timeout=max(0.0, until - time.monotonic()))]
             except Empty:
-                self._prune()
+                if time.monotonic() >= self._try_at:
+                    self._try()
+                if time.monotonic() >= self._prune_at:
+                    self._prune()
                 continue
             with suppress(Empty):
                 while isinstance(group[-1], _Entry):  # labels end their group, so that no group is long
@@ -142,10 +153,11 @@ class PredictionLog:
     def _commit(self, rows: list[Row]) -> PredictionLogError | None:
         """Write the rows in one transaction; return what went wrong, if anything."""
         try:
-            connection = self._open()
+            writer = self._open()
             if rows:
-                insert(connection, rows, self._names)
-        except (StoreError, sqlite3.Error, OSError) as error:
+                with self._turn():
+                    writer.insert(rows)
+        except StoreError as error:
             return self._failed(error)
         self._succeeded()
         return None
@@ -154,39 +166,57 @@ class PredictionLog:
         problem = None
         outcomes: list[Label] = []
         try:
-            outcomes = insert_labels(self._open(), entry.labels)
+            writer = self._open()
+            with self._turn():
+                outcomes = writer.insert_labels(entry.labels, entry.sender, load_table())
             self._succeeded()
-        except (StoreError, sqlite3.Error, OSError) as error:
+        except StoreError as error:
             problem = self._failed(error)
         entry.waiting.get_loop().call_soon_threadsafe(settle, entry.waiting, problem, outcomes)
 
-    def _prune(self) -> None:
-        """Delete the next few predictions that are too old; what was looked at once is not looked at again."""
-        self._prune_at = time.monotonic() + PRUNE_SECONDS
-        if not self._retention_seconds:
-            return
+    def _try(self) -> None:
+        """Write nothing new, so that `problem` is known, and known to be over, when nobody asks for predictions."""
         try:
-            end = prune(self._open(), self._pruned_to, time.time() - self._retention_seconds)
-        except (StoreError, sqlite3.Error, OSError) as error:
-            self._close()
-            logger.warning(f"old predictions in {self.path} cannot be deleted: {error}")
-            return
-        if end is not None:
-            self._pruned_to = end
-            self._prune_at = time.monotonic() + PRUNE_PAUSE_SECONDS
+            self.store.check_room()
+            if self.store.exists():  # one that is missing is made by the next prediction
+                writer = self._open()
+                with self._turn():
+                    writer.try_to_write()
+        except StoreError as error:
+            self._failed(error)
+        else:
+            self._succeeded()
 
-    def _failed(self, error: Exception) -> PredictionLogError:
+    def _prune(self) -> None:
+        """Delete the next few predictions that are too old."""
+        self._prune_at = time.monotonic() + PRUNE_SECONDS
+        before = time.time() - self._retention_seconds if self._retention_seconds else None
+        try:
+            if not self.store.exists():
+                return
+            writer = self._open()
+            with self._turn():
+                has_more = writer.tidy(before)
+            if has_more:
+                self._prune_at = time.monotonic() + PRUNE_PAUSE_SECONDS
+        except StoreError as error:
+            self._close()
+            logger.warning(f"old predictions in {self.store.place} cannot be deleted: {error}")
+
+    def _failed(self, error: StoreError) -> PredictionLogError:
         """Return what is wrong with the log, and report it when it is new."""
-        self._close()  # the next group begins with a fresh look at the file
-        problem = f"the prediction log {self.path} cannot be written ({error}): {_remedy(error, self.path)}"
+        self._close()  # the next group begins with a fresh look at the store
+        self._try_at = time.monotonic() + TRY_SECONDS
+        problem = f"the prediction log {self.store.place} cannot be written ({error}): {self.store.remedy(error)}"
         if self.problem is None:
             logger.error(problem)
         self.problem = problem
         return PredictionLogError(problem)
 
     def _succeeded(self) -> None:
+        self._try_at = time.monotonic() + TRY_SECONDS
         if self.problem is not None:
-            logger.info(f"the prediction log {self.path} is written again")
+            logger.info(f"the prediction log {self.store.place} is written again")
             self.problem = None
 
     def _resolve(self, group: list[_Entry], problem: PredictionLogError | None) -> None:
@@ -195,26 +225,19 @@ class PredictionLog:
             for future in waiting:
                 settle(future, problem)
 
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is not None:
-            # a file that was moved away or deleted would go on taking rows that nobody can find
-            with suppress(FileNotFoundError):
-                if self.path.stat().st_ino == self._inode:
-                    return self._connection
+    def _open(self) -> RowWriter:
+        if self._writer is None or not self._writer.is_current():
             self._close()
-        connection = self.store.connect()
-        if self.path.stat().st_ino != self._inode:
-            self._pruned_to = 0
-        self._connection, self._inode = connection, self.path.stat().st_ino
-        return connection
+            self._writer = self.store.writer()
+        return self._writer
 
     def _close(self) -> None:
-        if self._connection is not None:
+        if self._writer is not None:
             try:
-                self._connection.close()
-            except sqlite3.Error as error:
-                logger.warning(f"closing {self.path}: {error}")
-            self._connection = None
+                self._writer.close()
+            except StoreError as error:
+                logger.warning(f"closing {self.store.place}: {error}")
+            self._writer = None
 
 
 def settle(waiting: asyncio.Future[Any], problem: Exception | None, result: Any = None) -> None:
@@ -225,14 +248,3 @@ def settle(waiting: asyncio.Future[Any], problem: Exception | None, result: Any 
         waiting.set_result(result)
     else:
         waiting.set_exception(problem)
-
-
-def _remedy(error: Exception, path: Path) -> str:
-    text = str(error)
-    if "locked" in text:
-        return "another program holds it open for writing; end that one"
-    if "malformed" in text or "not a database" in text:
-        return f"move it away (mv {path} {path}.broken), a new one is made at the next prediction"
-    if "readonly" in text or "unable to open" in text or isinstance(error, PermissionError):
-        return f"make {path.parent} and the file writable for uid {os.getuid()}"
-    return "free space on that disk, predictions go on by themselves; PREDICTION_LOG=off answers without a log"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from itertools import chain
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from app.champion import Champion, Keeper, Matrix
@@ -16,9 +15,10 @@ from app.errors import NoModelError
 from app.identifiers import new_ids
 from app.metrics import PredictionMetrics
 from app.prediction_writer import PredictionLog, PredictionLogError, settle
-from app.schemas import Features, Interval, Prediction, prediction
+from app.schemas import TABLE, Features, Interval, Prediction, prediction, row_of
 from tableloop.model.intervals import Answers
 from tableloop.state.prediction_rows import Row, row
+from tableloop.table import Value
 
 CHUNK_ROWS = 2_000
 _Numbers = tuple[float, float, float, float | None]  # value, ends of the interval, kilometres to the nearest place
@@ -29,7 +29,7 @@ class _Waiting:
 
     __slots__ = ("answer", "done", "request_id", "requested_at", "row", "value")
 
-    def __init__(self, row: tuple[float, ...], request_id: str, done: asyncio.Future[None]) -> None:
+    def __init__(self, row: tuple[Value, ...], request_id: str, done: asyncio.Future[None]) -> None:
         self.row = row
         self.request_id = request_id
         self.requested_at = time.time()
@@ -64,7 +64,7 @@ class Predictor:
         """
         self.champion()
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(tuple(features.values()), line["request_id"], loop.create_future())
+        waiting = _Waiting(row_of(features), line["request_id"], loop.create_future())
         self._waiting.append(waiting)
         if not self._busy:
             self._busy = True
@@ -154,8 +154,12 @@ class Predictor:
         return champion
 
 
-def predict_rows(champion: Champion, matrix: Matrix, request_id: str) -> tuple[Answers, list[str], list[Row]]:
+def predict_rows(
+    champion: Champion, matrix: Matrix, values: Iterable[Sequence[Value]], request_id: str
+) -> tuple[Answers, list[str], list[Row]]:
     """Return the predictions of rows of shape (n, features), their new ids, and their rows for the log.
+
+    ``values`` are those of the same rows as they are logged.
 
     Raises
     ------
@@ -168,7 +172,7 @@ def predict_rows(champion: Champion, matrix: Matrix, request_id: str) -> tuple[A
     rows = [
         row(prediction_id, request_id, now, champion.version, features, value, low, high)
         for prediction_id, features, value, low, high in zip(
-            ids, matrix.tolist(), *(numbers.tolist() for numbers in answers[:3]), strict=True
+            ids, values, *(numbers.tolist() for numbers in answers[:3]), strict=True
         )
     ]
     return answers, ids, rows
@@ -177,7 +181,7 @@ def predict_rows(champion: Champion, matrix: Matrix, request_id: str) -> tuple[A
 def _predict(champion: Champion, group: list[_Waiting]) -> list[_Numbers | Exception]:
     """Return for each waiting row what the model says, or why it says nothing."""
     try:
-        return _finite(champion, np.array([waiting.row for waiting in group]))
+        return _finite(champion, TABLE.coding.rows([waiting.row for waiting in group]))
     except Exception as error:
         if len(group) == 1:
             return [error]
@@ -206,12 +210,11 @@ def _predict_batch(
 ) -> list[tuple[list[Row], list[Prediction], Matrix]]:
     """Return rows for the log, answers and values, in chunks: the model's memory does not grow with the batch."""
     parts = []
-    width, coverage, version = len(batch[0]), champion.coverage, champion.version
+    coverage, version = champion.coverage, champion.version
     for start in range(0, len(batch), CHUNK_ROWS):
-        chunk = batch[start : start + CHUNK_ROWS]
-        numbers = chain.from_iterable(features.values() for features in chunk)
-        matrix = np.fromiter(numbers, dtype=np.float64, count=width * len(chunk)).reshape(-1, width)
-        predicted, ids, rows = predict_rows(champion, matrix, request_id)
+        chunk = [row_of(features) for features in batch[start : start + CHUNK_ROWS]]
+        matrix = TABLE.coding.rows(chunk)
+        predicted, ids, rows = predict_rows(champion, matrix, chunk, request_id)
         unusual = champion.unusual(matrix, predicted.kilometres).tolist()
         answers = [
             prediction(
@@ -219,9 +222,9 @@ def _predict_batch(
                 {"low": low, "high": high, "coverage": coverage},
                 version,
                 prediction_id,
-                champion.warnings(tuple(features.values()), kilometres) if warned else [],
+                champion.warnings(values, kilometres) if warned else [],
             )
-            for features, warned, prediction_id, value, low, high, kilometres in zip(
+            for values, warned, prediction_id, value, low, high, kilometres in zip(
                 chunk, unusual, ids, *_as_lists(predicted), strict=True
             )
         ]

@@ -1,7 +1,8 @@
 """The whole state in one file, made while the appliance runs: ``make backup``; `appliance.restore` reads it.
 
-The file is a gzip-compressed tar: ``manifest.json`` first, the files under ``state/``, and ``SHA256SUMS`` last. Its
-beginning shows a foreign file, its end a broken one. What makes it consistent under load:
+The file is a gzip-compressed tar: ``manifest.json`` first, the files under ``state/``, then ``SHA256SUMS`` and its
+signature by the key of the appliance. Its beginning shows a foreign file, its end a broken one. What makes it
+consistent under load:
 
 - No retraining and no rollback runs meanwhile: their lock is held, and a backup is refused while one of them does.
 - SQLite databases are copied with SQLite's own backup, each as of one moment. That of MLflow comes before the files
@@ -11,8 +12,9 @@ beginning shows a foreign file, its end a broken one. What makes it consistent u
 - Prometheus' newest two to three hours lie in a log that only Prometheus can copy; of a running one the finished
   blocks are kept, of a stopped one everything.
 
-Left out: what only a running appliance needs (``run``), DVC's temporary files, ``backups``, and what a restore has
-replaced. It is gzip because everybody can open that: level 1 makes 28 MB of 92 MB in 1.0 s, level 6 26 MB in 2.0 s.
+Left out: keys and passwords (``secrets``), what only a running appliance needs (``run``), DVC's temporary files,
+``backups``, and what a restore has replaced. It is gzip because everybody can open that: level 1 makes 28 MB of 92 MB
+in 1.0 s, level 6 26 MB in 2.0 s.
 """
 
 from __future__ import annotations
@@ -41,15 +43,24 @@ from appliance.prepare import ROOT, RefusedError, revision
 from appliance.status import is_running
 from pipeline.git_commit import source_commit
 from tableloop.settings import load_settings
-from tableloop.state.database import Store, StoreError
+from tableloop.signing import SignatureError, SigningKey
+from tableloop.state.database import Store
+from tableloop.state.errors import StoreError
 from tableloop.state.layout import REPLACED, Layout
 from tableloop.state.local_copy import local_copy
 from tableloop.state.locks import BUSY, BusyError, champion_lock, retraining_lock
 
-PRODUCT, FORMER_PRODUCT, FORMAT = "tableloop", "house-price-appliance", 1
-MANIFEST, CHECKSUMS, CONTENT = "manifest.json", "SHA256SUMS", "state"
+PRODUCT, FORMAT = "tableloop", 1
+MANIFEST, CHECKSUMS, SIGNATURE, CONTENT = "manifest.json", "SHA256SUMS", "SHA256SUMS.sig", "state"
 _NAMES = Layout(Path())  # as they are called in the archive
-LEFT_OUT = {_NAMES.run, _NAMES.backups, _NAMES.workspace / ".dvc/tmp", _NAMES.workspace / ".dvc/site"}
+LEFT_OUT = {
+    _NAMES.secrets,
+    _NAMES.marker,
+    _NAMES.run,
+    _NAMES.backups,
+    _NAMES.workspace / ".dvc/tmp",
+    _NAMES.workspace / ".dvc/site",
+}
 SQLITE_MAGIC = b"SQLite format 3\0"
 SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
 LOCK_SECONDS = 30.0
@@ -67,7 +78,7 @@ class Backup:
     whole_prometheus: bool
 
 
-def write_backup(state: Path, output: IO[bytes]) -> Backup:
+def write_backup(state: Path, output: IO[bytes], key: SigningKey) -> Backup:
     """Write the state to a binary stream; the caller holds the lock of retrainings.
 
     Raises
@@ -86,7 +97,8 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
         databases = _copy_databases(state, Path(copies))
         manifest = _manifest(state, databases)
         archive = _Archive(tar, state)
-        archive.add_text(MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        described = json.dumps(manifest, indent=2) + "\n"
+        archive.add_text(MANIFEST, described)
         for name, copy in databases.items():
             archive.add(name, copy)
         if layout.champion.exists():
@@ -96,8 +108,15 @@ def write_backup(state: Path, output: IO[bytes]) -> Backup:
         for name in entries(state):
             if name != _NAMES.champion:
                 archive.add_all(*(blocks if running and name == _NAMES.prometheus else [name]))
-        archive.add_text(CHECKSUMS, "".join(f"{line}\n" for line in archive.sums))
+        sums = "".join(f"{line}\n" for line in archive.sums)
+        archive.add_text(CHECKSUMS, sums)
+        archive.add_text(SIGNATURE, key.signature(signed(described, sums)))
     return Backup(len(archive.sums), manifest["model_version"], manifest["predictions"], whole_prometheus=not running)
+
+
+def signed(manifest: str, sums: str) -> bytes:
+    """Return what the signature of a backup is of."""
+    return f"tableloop backup\0{manifest}\0{sums}".encode()
 
 
 def in_use(state: Path) -> bool:
@@ -161,8 +180,8 @@ class _HashedFile(io.FileIO):
 
 
 def entries(state: Path) -> list[Path]:
-    """Return the names that a backup saves and a restore replaces; one that begins with a dot is still being made."""
-    names = sorted(Path(entry.name) for entry in state.iterdir() if not entry.name.startswith((".", REPLACED)))
+    """Return the names that a backup saves and a restore replaces."""
+    names = [Path(entry.name) for entry in Layout(state).own() if not entry.name.startswith(REPLACED)]
     return [name for name in names if name not in LEFT_OUT]
 
 
@@ -235,6 +254,7 @@ def _manifest(state: Path, databases: Mapping[Path, Path]) -> dict[str, Any]:
         "model_version": version,
         "predictions": Store(store).count_predictions() if store else 0,
         "state_dir": str(state),
+        "bytes": sum(_size(state / name) for name in _content(state, *entries(state))),
     }
 
 
@@ -274,16 +294,16 @@ def _target(state: Path, argument: str) -> Path:
     return file
 
 
-def _write_file(state: Path, file: Path) -> Backup:
+def _write_file(state: Path, file: Path, key: SigningKey) -> Backup:
     """Write the backup beside its name, and give it the name when it is whole and on the disk."""
     if file.parent == Layout(state).backups:
         file.parent.mkdir(exist_ok=True)
     _check_room(state, file.parent)
     partial = file.with_name(f"{file.name}.partial")
     try:
-        # Its owner's alone: the administrator's password of Grafana is in it.
+        # Its owner's alone: what was asked and answered is in it.
         with open(partial, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
-            backup = write_backup(state, output)
+            backup = write_backup(state, output, key)
             output.flush()
             os.fsync(output.fileno())
         partial.rename(file)
@@ -317,7 +337,7 @@ def reported(command: Callable[[str], int], undone: str) -> int:
         return command(argument)
     except OSError as error:
         problem = f"{error.filename or argument or load_settings().state_dir}: {error.strerror or error}"
-    except (RefusedError, BusyError, StoreError, sqlite3.Error) as error:
+    except (RefusedError, BusyError, SignatureError, StoreError, sqlite3.Error) as error:
         problem = str(error)
     except KeyboardInterrupt:
         return 130
@@ -327,24 +347,27 @@ def reported(command: Callable[[str], int], undone: str) -> int:
 
 def backup(argument: str) -> int:
     """Write one backup, to stdout for ``-``, and return the exit code: 0 done, 3 a retraining runs."""
-    state = load_settings().state_dir
+    settings = load_settings()
+    state, key = settings.state_dir, SigningKey.load(settings)
     started = time.monotonic()
     if not state.is_dir() or not entries(state):
         raise RefusedError(f"STATE_DIR={state} holds nothing yet")
     try:
-        with retraining_lock(Layout(state), "a backup"):
+        with retraining_lock(Layout(state), "a backup", database_url=settings.database_url.get_secret_value()):
             if argument == "-":
                 _check_room(state, None)
-                written, where, told = write_backup(state, sys.stdout.buffer), "written to stdout", sys.stderr
+                written, where, told = write_backup(state, sys.stdout.buffer, key), "written to stdout", sys.stderr
                 sys.stdout.buffer.flush()
             else:
                 file = _target(state, argument)
-                written = _write_file(state, file)
+                written = _write_file(state, file, key)
                 where, told = f"{file} ({file.stat().st_size / 1e6:.1f} MB)", sys.stdout
     except BusyError as busy:
         sys.stderr.write(f"no backup now: {busy}; try again when it has ended\n")
         return BUSY
     told.write(_tell(written, where, time.monotonic() - started))
+    if settings.database_url.get_secret_value():
+        told.write("the database of DATABASE_URL is not in it: save that with pg_dump, now\n")
     return 0
 
 

@@ -24,7 +24,6 @@ from tableloop.state.layout import Layout
 
 LONGEST_START = 1800.0  # seconds; a training on a small machine may take minutes
 LONGEST_STOP = 10.0
-LONGEST_CONSOLE = 10_000_000  # bytes, at a start; the one before is kept
 RELAYED = ("appliance", "bootstrap")
 
 
@@ -37,8 +36,6 @@ def up(settings: Settings) -> int:
         return 0
     try:
         console.parent.mkdir(parents=True, exist_ok=True)
-        if console.exists() and console.stat().st_size > LONGEST_CONSOLE:
-            console.replace(console.with_suffix(".log.1"))
         offset = console.stat().st_size if console.exists() else 0
         output = console.open("ab")
     except OSError:
@@ -51,6 +48,7 @@ def up(settings: Settings) -> int:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=os.environ | {"CONSOLE": str(console)},
         )
     return _follow_start(process, layout, offset)
 
@@ -93,10 +91,10 @@ def retrain(settings: Settings) -> int:
     Arguments of the command line are those of `pipeline.retrain`.
     """
     command = [sys.executable, "-m", "pipeline.retrain", *sys.argv[2:]]
-    uri = settings.mlflow_tracking_uri
-    foreign = is_running(settings.state_dir) or uri != settings.own_tracking_uri
-    if foreign and not is_healthy(uri):
-        say(f"cannot retrain: MLflow at {uri} does not answer; see make status, or docker exec NAME make retrain")
+    # In Compose the appliance's own registry is in a container of its own, which MLFLOW_HOST names.
+    foreign = is_running(settings.state_dir) or settings.has_foreign_registry or settings.mlflow_host != ""
+    if foreign and not is_healthy(settings.mlflow_tracking_uri):
+        say(f"cannot retrain: {settings.registry} does not answer; see make status, or docker exec NAME make retrain")
         return 1
     try:
         with nullcontext() if foreign else own_registry(settings):
@@ -111,13 +109,22 @@ def clean(settings: Settings) -> int:
     if is_running(settings.state_dir):
         say("runs: make down first")
         return 1
+    layout = Layout(settings.state_dir)
     if settings.state_dir.exists():
+        if not layout.is_state():
+            say(f"nothing removed: {settings.state_dir} is no state of the appliance, it has no {layout.marker.name}")
+            return 1
         question = f"Remove {settings.state_dir} with all models and logs? [y/N] "
         if sys.argv[2:] != ["--force"] and not _confirmed(question):
             say("nothing removed")
             return 1
-        shutil.rmtree(settings.state_dir)
-        say(f"removed {settings.state_dir}")
+        for path in layout.own():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if left := sorted(path.name for path in settings.state_dir.iterdir()):
+            say(f"removed all but what is not the appliance's in {settings.state_dir}: {', '.join(left)[:200]}")
+        else:
+            settings.state_dir.rmdir()
+            say(f"removed {settings.state_dir}")
     return 0
 
 
@@ -138,7 +145,7 @@ def _follow_start(process: subprocess.Popen[bytes], layout: Layout, offset: int)
     try:
         while True:
             ended = process.poll() is not None
-            ready = not ended and process.pid == int(read(layout.pid) or 0) and layout.ready.exists()
+            ready = not ended and process.pid == int(read(layout.pid) or 0) and layout.was_ready.exists()
             offset, last = _relay(layout.console, offset, last)
             if ready:
                 return 0
@@ -159,6 +166,7 @@ def _follow_start(process: subprocess.Popen[bytes], layout: Layout, offset: int)
 def _relay(console: Path, offset: int, last: str) -> tuple[int, str]:
     """Copy new lines that a user wants to see to stdout; return the new offset and the console's last line."""
     with console.open("rb") as file:
+        offset = min(offset, console.stat().st_size)  # the watchdog empties a long one
         file.seek(offset)
         new = file.read()
     whole = new[: new.rfind(b"\n") + 1]

@@ -11,22 +11,32 @@ import os
 import warnings
 
 import uvicorn
+from loguru import logger
 
-from appliance.host_guard import HostGuard
+from appliance.mlflow_guard import MlflowGuard
+from tableloop.credentials import AdminLogin
+from tableloop.host_names import HostNames
+from tableloop.listener import listen
 from tableloop.settings import load_settings
 from tableloop.state.layout import Layout
 
 
-def server_environment() -> dict[str, str]:
+def server_environment(database_url: str = "") -> dict[str, str]:
     """Return what ``mlflow server`` hands to its worker: SQLite and proxied artifacts, both in the working directory.
 
-    Relative, because MLflow takes a path with a percent sign or a quote apart as the URL it becomes.
+    Relative, because MLflow takes a path with a percent sign or a quote apart as the URL it becomes. With
+    ``database_url`` the tables are in that database.
     """
     from mlflow.server import constants as names  # noqa: PLC0415 - 2 s, not for those who only import this module
 
+    uri = "sqlite:///mlflow.db"
+    if database_url:
+        from appliance.mlflow_postgres import mlflow_uri  # noqa: PLC0415 - psycopg
+
+        uri = mlflow_uri(database_url)
     return {
-        names.BACKEND_STORE_URI_ENV_VAR: "sqlite:///mlflow.db",
-        names.REGISTRY_STORE_URI_ENV_VAR: "sqlite:///mlflow.db",
+        names.BACKEND_STORE_URI_ENV_VAR: uri,
+        names.REGISTRY_STORE_URI_ENV_VAR: uri,
         names.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
         names.SERVE_ARTIFACTS_ENV_VAR: "true",
         names.ARTIFACTS_DESTINATION_ENV_VAR: "./artifacts",
@@ -37,21 +47,20 @@ def main() -> None:
     """Serve until a signal."""
     settings = load_settings()
     os.chdir(Layout(settings.state_dir).mlflow)
-    # MLflow reads this when it is first imported, which `server_environment` does. The host guard decides instead.
+    # MLflow reads this when it is first imported, which `server_environment` does. The guard decides instead.
     os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"
-    os.environ.update(server_environment())
+    os.environ.update(server_environment(settings.database_url.get_secret_value()))
     # Which WSGI bridge MLflow uses is between it and Starlette.
     warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
     from mlflow.server.fastapi_app import app  # noqa: PLC0415 - after the environment is set
 
-    allowed = tuple(name.strip() for name in settings.allowed_hosts.split(",") if name.strip())
-    uvicorn.run(
-        HostGuard(app, allowed),
-        host=settings.bind_address,
-        port=settings.mlflow_port,
-        log_level="warning",
-        access_log=False,
-    )
+    layout = Layout(settings.state_dir)
+    logger.remove()
+    line = "{time:YYYY-MM-DDTHH:mm:ss.SSSZZ} {message}"
+    logger.add(layout.registry_log, rotation="10 MB", retention=2, watch=True, format=line)
+    guard = MlflowGuard(app, HostNames(settings.allowed_hosts), AdminLogin(layout.admin_password))
+    config = uvicorn.Config(guard, log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listen(settings.bind_address, settings.mlflow_port)])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def own_registry(settings: Settings) -> Iterator[None]:
     server = subprocess.Popen([ROOT / "entrypoint.sh", "mlflow"], stdin=subprocess.DEVNULL)
     try:
         if not wait_until_healthy(settings.mlflow_tracking_uri):
-            raise RefusedError(f"the MLflow server does not answer at {settings.mlflow_tracking_uri}")
+            raise RefusedError(f"{settings.registry} does not answer")
         yield
     finally:
         server.terminate()

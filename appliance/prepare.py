@@ -13,9 +13,8 @@ import errno
 import fcntl
 import json
 import os
-import secrets
+import resource
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,18 +22,38 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+
+from appliance.adopt import adopt
+from monitoring import alerting
+from monitoring.grafana import for_table
 from pipeline.workspace import prepare as prepare_workspace
+from tableloop.api_keys import KeysError, parse
+from tableloop.credentials import NoPasswordError, keep_password, read_password
+from tableloop.listener import listen
+from tableloop.mlflow_http import UnusableServerError, check_server
 from tableloop.settings import Settings, load_settings
-from tableloop.state.database import Store, StoreError
+from tableloop.signing import SigningKey, key_file
+from tableloop.state.database import Store
+from tableloop.state.errors import StoreError
 from tableloop.state.former_files import take_in
 from tableloop.state.layout import Layout
-from tableloop.table import load_table
+from tableloop.table import DATA, TableError, load_table, params_file
+from tableloop.tls import CertificateError, offering
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / ".runtime" / "mlflow.db"
 LOCK_DESCRIPTOR = 9  # entrypoint.sh opens run/lock there and keeps it open
 LEAST_FREE_BYTES = 1_000_000_000
 LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, macOS 103
+REGISTRY_SECONDS = 5.0
+LEAST_LIMITS = (
+    (resource.RLIMIT_NOFILE, "open files", "n", 1024),  # supervisord's own least, as the next one
+    (resource.RLIMIT_NPROC, "processes", "u", 200),
+    (resource.RLIMIT_FSIZE, "bytes of a file", "f", LEAST_FREE_BYTES),
+    # Programs reserve more than they use.
+    (resource.RLIMIT_AS, "bytes of address space", "v", 8 << 30),
+)
 
 
 class RefusedError(Exception):
@@ -47,19 +66,37 @@ def prepare(settings: Settings) -> None:
     check_writable(state)
     check_disk(state)
     check_socket_path(state)
+    check_limits()
     check_not_running(state)
+    check_table(Layout(state).workspace / "data")
     check_ports(settings)
+    check_registry(settings)
     put_in_place(state)
     layout = Layout(state)
     for path in (layout.mlflow_artifacts, layout.champion, layout.prometheus, layout.grafana_plugins, layout.logs):
         path.mkdir(parents=True, exist_ok=True)
     clear_run_directory(layout)
+    layout.marker.touch()
     layout.example.write_text(json.dumps(load_table().example) + "\n")  # for the watchdog
-    if not os.environ.get("GF_SECURITY_ADMIN_PASSWORD"):
-        make_password(layout.grafana_password)
-    prepare_store(layout, settings.model_name)
+    try:
+        parse(settings.api_keys)
+    except KeysError as error:
+        raise RefusedError(f"API_KEYS: {error}") from None
+    if settings.tls_cert and settings.tls_key:
+        try:
+            offering(settings.tls_cert, settings.tls_key)
+        except CertificateError as error:
+            raise RefusedError(f"TLS_CERT, TLS_KEY: {error}") from None
+    prepare_password(layout, settings.admin_password.get_secret_value())
+    prepare_store(layout, Store.of(settings), settings.model_name)
+    prepare_signing_key(settings)
+    alerting.prepare(settings)
+    for_table.prepare(layout)
     if not settings.test_mode:
-        prepare_database(layout.mlflow_database)
+        if url := settings.database_url.get_secret_value():
+            prepare_server_database(url)
+        else:
+            prepare_database(layout.mlflow_database)
         prepare_workspace(state, ROOT)
 
 
@@ -82,6 +119,19 @@ def check_writable(state: Path) -> None:
         ) from None
 
 
+def check_table(trained: Path) -> None:
+    """Refuse a state of another table than the one that is to serve: its store and registry are of that one."""
+    try:
+        former = load_table(trained).name
+    except TableError:
+        return  # none, or one that the workspace will have the present one of
+    if former != load_table().name:
+        raise RefusedError(
+            f"the state is of the table {former}, and TABLE={DATA} is {load_table().name}: set STATE_DIR to another "
+            "directory"
+        )
+
+
 def check_disk(state: Path) -> None:
     """Refuse when there is hardly room for a training and a day of metrics."""
     free = shutil.disk_usage(state).free
@@ -99,6 +149,43 @@ def check_socket_path(state: Path) -> None:
     excess = len(os.fsencode(path)) + len(".1234567") - LONGEST_SOCKET_PATH
     if excess > 0:
         raise RefusedError(f"STATE_DIR={state}: {excess} characters too long for a socket; set a shorter STATE_DIR")
+
+
+def check_limits() -> None:
+    """Refuse limits of this process with which a part would end, most likely without saying why."""
+    for limit, what, flag, needed in LEAST_LIMITS:
+        allowed = resource.getrlimit(limit)[1]  # supervisord raises what is below that
+        if allowed != resource.RLIM_INFINITY and allowed < needed:
+            raise RefusedError(
+                f"the limit of {what} (ulimit -{flag}) is {allowed}, and at least {needed} are needed: raise it in "
+                "the shell that starts the appliance, in the unit of systemd, or with docker run --ulimit"
+            )
+
+
+def check_registry(settings: Settings) -> None:
+    """Refuse a registry other than the appliance's own that cannot be used."""
+    if settings.test_mode or not settings.has_foreign_registry:
+        return
+    uri, deadline = settings.mlflow_tracking_uri, time.monotonic() + REGISTRY_SECONDS
+    experiment = yaml.safe_load(params_file().read_text())["register"]["experiment"]
+    while True:
+        try:
+            check_server(uri, experiment, settings.registry_login)
+        except UnusableServerError as error:
+            reason = str(error)
+        except OSError as error:
+            if time.monotonic() < deadline:  # both may have been started at the same time
+                time.sleep(0.5)
+                continue
+            silence = f"no server answers there ({getattr(error, 'reason', error)})"
+            if Layout(settings.state_dir).champion_pointer.exists():
+                told = f"MLFLOW_TRACKING_URI={uri}: {silence}; the service starts with its local copy of the model"
+                sys.stdout.write(f"appliance     | {told}\n")
+                return
+            reason = f"{silence}: start it"
+        else:
+            return
+        raise RefusedError(f"MLFLOW_TRACKING_URI={uri}: {reason}; or unset the variable to use the appliance's own")
 
 
 def check_not_running(state: Path) -> None:
@@ -123,6 +210,11 @@ def check_ports(settings: Settings) -> None:
         "PROMETHEUS_PORT": settings.prometheus_port,
         "GRAFANA_PORT": settings.grafana_port,
     }
+    if problem := _bind_problem(settings.bind_address, 0):
+        raise RefusedError(
+            f"BIND_ADDRESS={settings.bind_address}: no server can listen there ({problem}); set it to an address of "
+            "this machine, or to 0.0.0.0 for all of them"
+        )
     users: dict[int, str] = {}
     for variable, port in ports.items():
         if (other := users.setdefault(port, variable)) != variable:
@@ -141,17 +233,27 @@ def clear_run_directory(layout: Layout) -> None:
     layout.phases.mkdir()
 
 
-def prepare_store(layout: Layout, model: str) -> None:
+def prepare_store(layout: Layout, store: Store, model: str) -> None:
     """Bring the store up to date, and take in what was kept in files before there was one."""
-    store = Store(layout.database)
     try:
         store.prepare()
         take_in(layout, store, model)
     except StoreError as error:
-        raise RefusedError(
-            f"the store {store.path} cannot be used: {error}; if it is broken, move it away (mv {store.path} "
-            f"{store.path}.broken) or restore a backup"
-        ) from None
+        raise RefusedError(f"the store {store.place} cannot be used: {error}; {store.remedy(error)}") from None
+
+
+def prepare_signing_key(settings: Settings) -> None:
+    """Make the key that signs versions, unless there is one; what was registered before is signed with it."""
+    file, layout = key_file(settings), Layout(settings.state_dir)
+    if file.exists():
+        return
+    if settings.signing_key_file:
+        raise RefusedError(f"SIGNING_KEY_FILE={file}: there is no such file; unset it, and a key is made")
+    key = SigningKey.new()
+    # Before the key is kept: killed in between, the next start signs everything once more.
+    if count := adopt(layout, key):
+        sys.stdout.write(f"appliance     | {count} versions of a time before signatures are signed now\n")
+    key.keep(file)
 
 
 def put_in_place(state: Path) -> Path | None:
@@ -178,14 +280,16 @@ def put_in_place(state: Path) -> Path | None:
     return aside if plan["former"] else None
 
 
-def make_password(file: Path) -> None:
-    """Write a random password that only this user can read, unless there is one."""
-    if file.exists():
-        return
-    new = file.with_suffix(".new")
-    new.touch(mode=0o600)
-    new.write_text(secrets.token_urlsafe(24) + "\n")
-    new.replace(file)  # never an empty one: Grafana would fall back to its own default
+def prepare_password(layout: Layout, given: str) -> None:
+    """Put the administrator's password in place: the one that is given, the former one of Grafana's, or a new one."""
+    try:
+        if layout.former_password.exists():
+            keep_password(layout.admin_password, given or read_password(layout.former_password))
+            layout.former_password.unlink()
+        keep_password(layout.admin_password, given)
+        read_password(layout.admin_password)
+    except NoPasswordError as error:
+        raise RefusedError(str(error)) from None
 
 
 def prepare_database(database: Path, template: Path = TEMPLATE) -> None:
@@ -200,6 +304,20 @@ def prepare_database(database: Path, template: Path = TEMPLATE) -> None:
         upgrade_database(database, template)
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
+
+
+def prepare_server_database(url: str, template: Path = TEMPLATE) -> None:
+    """Make MLflow's tables in PostgreSQL, or bring older ones to the installed MLflow's schema."""
+    from appliance import mlflow_postgres  # noqa: PLC0415 - psycopg
+
+    if not template.exists():
+        make_template(template)
+    try:
+        done = mlflow_postgres.migrate(url, revision(template), known_revisions())
+    except StoreError as error:
+        raise RefusedError(f"DATABASE_URL: {error}") from None
+    if done:
+        sys.stdout.write(f"appliance     | {done}\n")
 
 
 def upgrade_database(database: Path, template: Path) -> None:
@@ -259,14 +377,10 @@ def make_template(template: Path) -> None:
 
 def _bind_problem(address: str, port: int) -> str:
     """Return why a server could not listen there, empty when it could."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the servers do: connections of a former run that wind down are not in the way.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            return (error.strerror or str(error)).lower()
+    try:
+        listen(address, port).close()
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
     return ""
 
 

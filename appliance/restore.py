@@ -1,8 +1,11 @@
 """A backup of `appliance.backup` put in place of the state: ``make restore FILE=...`` while nothing runs.
 
+It must be signed with the key of this appliance, or be trusted by hand (``TRUST=1``): then its versions are signed
+anew. Of the workspace only data and results are taken; its code is that of the installation.
+
 It is unpacked and checked beside the state, which stays untouched until then. One rename marks it as whole. After
 that it will be the state even if this process is killed, because the next start goes on (`prepare.put_in_place`). The
-former state is moved aside, never removed.
+former state is moved aside, never removed; keys and passwords stay where they are.
 """
 
 from __future__ import annotations
@@ -20,27 +23,34 @@ import zlib
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Literal
 
+from pydantic import BaseModel, Field, ValidationError
+
+from appliance.adopt import adopt
 from appliance.backup import (
     CHECKSUMS,
     CONTENT,
     FORMAT,
-    FORMER_PRODUCT,
     LEFT_OUT,
     MANIFEST,
-    PRODUCT,
+    SIGNATURE,
     entries,
     in_use,
     reported,
     served,
+    signed,
 )
 from appliance.binaries import UNPACKING
 from appliance.prepare import RefusedError, check_writable, known_revisions, put_in_place
 from tableloop.settings import load_settings
+from tableloop.signing import SignatureError, SigningKey, key_file
 from tableloop.state.layout import REPLACED, Layout
 from tableloop.state.locks import retraining_lock
 
+RESULTS = ("data/processed", "data/feedback", "models", "reports", "dvc.lock", ".dvc/cache")  # of the workspace
+_NAMES = Layout(Path())  # as they are called in the archive
+Signature = tuple[bytes, str]  # what is signed, and its signature
 LONGEST_TEXT = 100_000_000  # bytes of the manifest or the checksums; larger is something else
 
 
@@ -48,8 +58,23 @@ class ForeignError(Exception):
     """The file is no backup, or is broken; the message says how."""
 
 
-def restore(state: Path, source: IO[bytes]) -> tuple[dict[str, Any], Path | None]:
+class Manifest(BaseModel):
+    """What a backup says of itself."""
+
+    product: Literal["tableloop", "house-price-appliance"]
+    format: int
+    created_at: str = Field(max_length=40)
+    commit: str | None = Field(max_length=100)
+    mlflow_schema: str | None
+    model_version: str | None = Field(max_length=40)
+    predictions: int
+    bytes: int = 0  # of a time before it was written
+
+
+def restore(state: Path, source: IO[bytes], key: SigningKey, *, trust: bool = False) -> tuple[Manifest, Path | None]:
     """Unpack and check a backup, then put it in place of the state, in which nothing runs.
+
+    With ``trust`` a backup that is not signed with the key is taken all the same, and its versions are signed.
 
     Returns the backup's manifest, and where the former state lies now, if there was one.
 
@@ -67,7 +92,8 @@ def restore(state: Path, source: IO[bytes]) -> tuple[dict[str, Any], Path | None
     new = layout.restoring
     (new / CONTENT).mkdir(parents=True)
     try:
-        manifest = _unpack(source, new)
+        manifest, signature = _unpack(source, new)
+        _check_signature(signature, new, key, trust=trust)
         plan = {"aside": f"{REPLACED}{datetime.now(UTC):%Y%m%dT%H%M%SZ}", "former": _movable(state)}
         (new / "plan.json").write_text(json.dumps(plan))
         os.sync()
@@ -86,31 +112,66 @@ def _movable(state: Path) -> list[str]:
     return [str(name) for name in names]
 
 
-def _unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
-    """Unpack everything under ``state/`` of the archive and return its manifest."""
-    sums = None
+def _check_signature(signature: Signature, directory: Path, key: SigningKey, *, trust: bool) -> None:
+    """Refuse a backup that is not signed with the key; where it is trusted all the same, sign its versions."""
+    try:
+        key.verify(*signature)
+    except SignatureError:
+        if not trust:
+            raise ForeignError(
+                "it is not signed with the key of this appliance. If you made it, bring the key of the appliance "
+                "that it is of (SIGNING_KEY_FILE), or take it as it is: make restore FILE=... TRUST=1"
+            ) from None
+        adopt(Layout(directory / CONTENT), key)
+
+
+def _unpack(source: IO[bytes], directory: Path) -> tuple[Manifest, Signature]:
+    """Unpack what is under ``state/`` of the archive; return its manifest, and what is signed with its signature."""
+    sums, signature, refused = None, "", set()
     try:
         with gzip.GzipFile(fileobj=source) as compressed, tarfile.open(fileobj=compressed, mode="r|") as tar:
             members = iter(tar)
             first = next(members, None)
-            manifest = _manifest(_text(tar, first) if first and first.name == MANIFEST else "")
+            described = _text(tar, first) if first and first.name == MANIFEST else ""
+            manifest = _manifest(described)
+            _check_room(manifest, directory)
             for member in members:
                 if member.name == CHECKSUMS:
                     sums = _text(tar, member)
+                    following = next(members, None)
+                    signature = _text(tar, following) if following and following.name == SIGNATURE else ""
                     break
                 name = Path(member.name)
                 inside = len(name.parts) >= 2 and name.parts[0] == CONTENT and ".." not in name.parts
                 if not (member.isreg() or member.isdir()) or not inside or Path(name.parts[1]) in LEFT_OUT:
                     raise ForeignError(f"it holds {member.name!r}, which no backup does")
-                tar.extract(member, directory, **UNPACKING)
+                if _is_installed(name):
+                    refused.add(member.name)
+                else:
+                    tar.extract(member, directory, **UNPACKING)
             while compressed.read(65_536):  # its checksum comes last
                 pass
     except (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error) as error:
         raise ForeignError(f"it is broken, cut short, or no backup: {str(error) or type(error).__name__}") from None
     if sums is None:
         raise ForeignError(f"it is cut short: its end, {CHECKSUMS}, is missing")
-    _compare(sums, directory)
-    return manifest
+    _compare(sums, directory, refused)
+    return manifest, (signed(described, sums), signature)
+
+
+def _is_installed(name: Path) -> bool:
+    """Return whether a file of the workspace comes from the installation, or would be code."""
+    own = Path(*name.parts[1:])
+    return own.is_relative_to(_NAMES.workspace) and not any(
+        own.is_relative_to(_NAMES.workspace / kept) or (_NAMES.workspace / kept).is_relative_to(own)
+        for kept in RESULTS
+    )
+
+
+def _check_room(manifest: Manifest, directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < manifest.bytes:
+        raise RefusedError(f"{directory.parent}: {free / 1e9:.2f} GB free, {manifest.bytes / 1e9:.2f} GB needed")
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
@@ -120,29 +181,27 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     return content.read().decode(errors="replace")
 
 
-def _manifest(text: str) -> dict[str, Any]:
+def _manifest(text: str) -> Manifest:
     """Return the manifest of a backup that this appliance can take."""
     try:
-        manifest: dict[str, Any] = json.loads(text)
-        product, form, schema = manifest["product"], int(manifest["format"]), manifest["mlflow_schema"]
-        made = f"it was made by commit {manifest['commit']} on {manifest['created_at']}"
-    except (ValueError, TypeError, KeyError):
-        product = None
-    if product not in {PRODUCT, FORMER_PRODUCT}:
-        raise ForeignError("it is no backup of this appliance")
-    if form > FORMAT:
-        raise RefusedError(f"{made} in a newer form, {form}; this appliance knows {FORMAT}")
-    if schema and schema not in known_revisions():
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError:
+        raise ForeignError("it is no backup of this appliance") from None
+    made = f"it was made by commit {manifest.commit} on {manifest.created_at}"
+    if manifest.format > FORMAT:
+        raise RefusedError(f"{made} in a newer form, {manifest.format}; this appliance knows {FORMAT}")
+    if manifest.mlflow_schema and manifest.mlflow_schema not in known_revisions():
         raise RefusedError(
-            f"{made} with MLflow's schema {schema}, which the MLflow here does not know; "
+            f"{made} with MLflow's schema {manifest.mlflow_schema}, which the MLflow here does not know; "
             "restore it with the newer version of the appliance"
         )
     return manifest
 
 
-def _compare(sums: str, directory: Path) -> None:
-    """Compare every file with its checksum."""
-    listed = {name: digest for digest, name in (line.split("  ", 1) for line in sums.splitlines())}
+def _compare(sums: str, directory: Path, refused: set[str]) -> None:
+    """Compare every file with its checksum, but those that were not unpacked."""
+    lines = [line.partition("  ") for line in sums.splitlines()]
+    listed = {name: digest for digest, _, name in lines if name not in refused}
     unpacked = {
         file.relative_to(directory).as_posix(): file for file in (directory / CONTENT).rglob("*") if file.is_file()
     }
@@ -178,19 +237,29 @@ def _source(state: Path, argument: str) -> IO[bytes]:
 
 def put_back(argument: str) -> int:
     """Restore one backup, from stdin for ``-``, and return the exit code 0."""
-    state = load_settings().state_dir
+    trust = "--trust" in sys.argv[2:]
+    settings = load_settings()
+    state, file = settings.state_dir, key_file(settings)
     started = time.monotonic()
     with _source(state, argument) as source:
         check_writable(state)
-        with _hold(state), retraining_lock(Layout(state), "a restore"):
+        if any(state.iterdir()) and not Layout(state).is_state():
+            raise RefusedError(f"STATE_DIR={state} holds files and is no state of the appliance: name an empty one")
+        url = settings.database_url.get_secret_value()
+        with _hold(state), retraining_lock(Layout(state), "a restore", database_url=url):
+            key = SigningKey.load(settings) if file.exists() else SigningKey.new()
             try:
-                manifest, former = restore(state, source)
+                manifest, former = restore(state, source, key, trust=trust)
             except ForeignError as problem:
                 raise RefusedError(f"{argument} cannot be used: {problem}") from None
+            if not file.exists():
+                key.keep(file)
     sys.stdout.write(
-        f"{state} is as of {manifest['created_at']}: {served(manifest['model_version'])}, "
-        f"{manifest['predictions']:,} predictions; in {time.monotonic() - started:.1f} s\n"
+        f"{state} is as of {manifest.created_at}: {served(manifest.model_version)}, "
+        f"{manifest.predictions:,} predictions; in {time.monotonic() - started:.1f} s\n"
     )
+    if url:
+        sys.stdout.write("the database of DATABASE_URL is as it was: bring its own backup back with pg_restore\n")
     if former is not None:
         sys.stdout.write(f"what was there before lies in {former}: remove it when nobody needs it\n")
     return 0

@@ -20,10 +20,21 @@ from typing import Any
 from xmlrpc.client import Error as XmlRpcError
 from xmlrpc.client import ServerProxy
 
-from monitoring.health import LONGEST_LOOK, TIMEOUT, Check, Services, UnwellError, ask, check_all, check_drift_monitor
+from monitoring.health import (
+    LONGEST_LOOK,
+    TIMEOUT,
+    Check,
+    Services,
+    UnwellError,
+    check_all,
+    check_drift_monitor,
+    given_up,
+)
 from monitoring.process_usage import usage
+from tableloop.figures import error_figure
 from tableloop.settings import Settings, as_environment
-from tableloop.state.database import Store, StoreError
+from tableloop.state.database import Store
+from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.local_copy import local_copy
 from tableloop.state.locks import is_held, retraining_lock_holder
@@ -65,6 +76,7 @@ def show(settings: Settings) -> int:
     if monitor and monitor.uptime > interval + LONGEST_LOOK:  # a younger one may be at its first look
         checks["drift-monitor"] = check_drift_monitor(layout.heartbeat, interval)
     has_been_ready = layout.was_ready.exists()
+    checks |= {name: Check(up=False, detail=reason) for name, reason in given_up(layout).items()}
     rows, ill = _rows(services, checks, programs, starting=not has_been_ready)
     verdict = ("degraded" if has_been_ready else "starting") + f": {', '.join(ill)}" if ill else "healthy"
     lines = [verdict, "", *_table(rows), "", *_facts(settings, services, now)]
@@ -144,14 +156,16 @@ def _programs(layout: Layout) -> dict[str, Program]:
 def _facts(settings: Settings, services: Services | None, now: float) -> list[str]:
     """Return the lines about the model, drift, retrainings and the disk."""
     layout = Layout(settings.state_dir)
-    store = Store(layout.database)
     facts = {"model": _model(layout, services, now)}
+    if problem := _mismatch(services):
+        facts["registry"] = problem
     try:
+        store = Store.of(settings)
         facts |= {"drift": _drift(store, layout, now), "trained": _retrained(store, now)}
+        if held := retraining_lock_holder(layout, database_url=settings.database_url.get_secret_value()):
+            facts["now"] = held
     except StoreError as error:
-        facts["store"] = f"{store.path} cannot be read: {error}"
-    if held := retraining_lock_holder(layout):
-        facts["now"] = held
+        facts["store"] = f"the store cannot be read: {error}"
     try:
         facts["state"] = f"{layout.root}, {shutil.disk_usage(layout.root).free / 1e9:.1f} GB free on its disk"
     except OSError:
@@ -162,11 +176,11 @@ def _facts(settings: Settings, services: Services | None, now: float) -> list[st
 def _model(layout: Layout, services: Services | None, now: float) -> str:
     """Return the version that serves; of a service that does not answer, the one that it would start with."""
     try:
-        card = ask(services.api, "/model") if services else {}
+        card = services.ask_api("/model") if services else {}
         scores = card["scores"]
         rmse, mae, r2 = (scores.get(f"test_{name}") for name in ("rmse", "mae", "r2"))
         parts = [f"version {card['version']}, {card['family']}"]
-        parts += [f"test RMSE {rmse:.3f}, MAE {mae:.3f}, R² {r2:.3f}"] if rmse is not None else []
+        parts += [f"test RMSE {error_figure(rmse)}, MAE {error_figure(mae)}, R² {r2:.3f}"] if rmse is not None else []
         parts += [_registered(card.get("registered_at"), now), f"from the {card['source']}, {card['engine']}"]
     except (UnwellError, KeyError, TypeError, ValueError):
         try:
@@ -177,6 +191,15 @@ def _model(layout: Layout, services: Services | None, now: float) -> str:
             return "none yet"
         parts = [f"version {copy.version}", _registered(copy.registered_at, now), "kept as the service's local copy"]
     return "; ".join(part for part in parts if part)
+
+
+def _mismatch(services: Services | None) -> str:
+    """Return why the version that serves is not the registry's; empty when it is, or that is not known."""
+    try:
+        ready = services.ask_api("/ready") if services else {}
+    except UnwellError:  # the service's own line says so
+        return ""
+    return str(ready["detail"]) if ready.get("matches_registry") is False else ""
 
 
 def _registered(at: str | None, now: float) -> str:

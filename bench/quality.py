@@ -21,12 +21,12 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
-from pipeline.fit_kernel import fit_kernel
 from pipeline.stage_runner import load_params, raw_data
 from pipeline.train import new_model, setting_of
 from tableloop.evaluation.extrapolation import across_line, by_distance
 from tableloop.model.candidates import Setting, build
 from tableloop.model.conformal import as_matrix
+from tableloop.model.kernel_search import fit_kernel
 from tableloop.table import Table, load_table
 
 Matrix = npt.NDArray[np.float64]
@@ -131,8 +131,10 @@ def limit_lines(params: dict[str, Any], table: Table, X: Matrix, y: Matrix) -> I
     """Yield what the spatial model cannot do: errors across a line."""
     assert table.place is not None
     line = params["limits"]["line"]
-    estimator = build("spatial", params["candidates"]["spatial"], setting_of(params, table))
-    across = across_line(estimator, X, y, X[:, table.feature_names.index(table.place.latitude)] > line, line)
+    estimator, linear = (new_model(name, params, table).estimator for name in ("spatial", "linear"))
+    across = across_line(
+        estimator, X, y, X[:, table.feature_names.index(table.place.latitude)] > line, line, linear=linear
+    )
     yield (
         f"trained north of {across['line_degrees_north']:g} degrees and tested south: RMSE "
         f"{across['south_from_north_rmse']:.2f}, a linear model {across['south_from_north_linear_rmse']:.2f}"

@@ -10,6 +10,7 @@ The table is written to bench/README.md. ``--former`` adds the service of anothe
 from __future__ import annotations
 
 import argparse
+import hashlib
 import http.client
 import json
 import os
@@ -39,6 +40,7 @@ from pipeline.stage_runner import raw_data
 from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_scorer import Matrix, Scorer
 from tableloop.settings import load_settings
+from tableloop.signing import SigningKey
 from tableloop.state.layout import Layout
 from tableloop.state.local_copy import local_copy
 from tableloop.table import load_table
@@ -49,6 +51,7 @@ README = ROOT / "bench" / "README.md"
 BEGIN, END = "<!-- bench/serving.py writes from here -->", "<!-- to here -->"
 OURS, EMPTY, MLFLOW, PYFUNC = "this service", "empty endpoint", "mlflow models serve", "pyfunc in FastAPI"
 FORMER = "former commit"
+POSTGRES = "this service with PostgreSQL"
 CONNECTIONS = (1, 16, 64)
 BATCHES = {1: 50, 100: 20, 10_000: 5}  # rows: calls, of which the median counts
 WARM_UP_SECONDS = 1
@@ -56,11 +59,14 @@ ROWS = 5_000
 MIB = 1024**2
 
 # wrk sends the bodies of a file one after the other, and prints what it measured as JSON.
+KEY = "tableloop-bench"
+HEADERS = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
 LUA = """
 local bodies, n = {}, 0
 for line in io.lines(os.getenv("BENCH_BODIES")) do bodies[#bodies + 1] = line end
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer %s"
 function request()
   n = n % #bodies + 1
   return wrk.format(nil, nil, nil, bodies[n])
@@ -87,6 +93,8 @@ class Server:
     ready: str
     root: Path = ROOT
     model: Path | None = None
+    keys: str = ""
+    database_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,20 +129,22 @@ class Result:
 def main() -> None:
     """Measure all servers, print the table and write it to bench/README.md."""
     options = _options()
-    model = _model_directory(options.model)
-    wrk = _wrk()
+    model = model_directory(options.model)
+    wrk = find_wrk()
     table = load_table()
     raw = as_matrix(pd.read_csv(raw_data(table)), table.feature_names)
     rows = varied(raw, max(ROWS, *BATCHES))
     cores = sorted(os.sched_getaffinity(0))
     server_core, load_core = cores[0], cores[-1]
     os.sched_setaffinity(0, {load_core})
+    database_url = os.environ["DATABASE_URL"] if options.postgres else ""
+    compared = servers(options.former, options.former_model, keys=options.keys, database_url=database_url)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         scratch = Path(directory)
         with ExitStack() as stack:
             running = [
-                stack.enter_context(_started(server, model, scratch / str(number), server_core))
-                for number, server in enumerate(_servers(options.former, options.former_model))
+                stack.enter_context(started(server, model, scratch / str(number), {server_core}))
+                for number, server in enumerate(compared)
             ]
             results = _measure(running, rows, wrk, options)
         lines = _report(results, len(cores))
@@ -143,7 +153,7 @@ def main() -> None:
     text = "\n".join(lines)
     sys.stdout.write(f"\n{text}\n")
     if not options.dry:
-        _write(text)
+        write(text, BEGIN, END)
 
 
 def _measure(running: Sequence[Running], rows: Matrix, wrk: str, options: argparse.Namespace) -> dict[str, Result]:
@@ -151,12 +161,12 @@ def _measure(running: Sequence[Running], rows: Matrix, wrk: str, options: argpar
     for one in running:
         bodies = "\n".join(json.dumps(one.server.one_body(row)) for row in rows[:ROWS, None])
         (one.scratch / "bodies").write_text(bodies + "\n")
-        _wrk_run(wrk, one, connections=16, seconds=WARM_UP_SECONDS)
+        wrk_run(wrk, one, connections=16, seconds=WARM_UP_SECONDS)
     loads: defaultdict[tuple[str, int], list[Load]] = defaultdict(list)
     for count in CONNECTIONS:
         for _ in range(options.rounds):
             for one in running:
-                load = _wrk_run(wrk, one, count, options.seconds)
+                load = wrk_run(wrk, one, count, options.seconds)
                 loads[one.server.name, count].append(load)
                 sys.stdout.write(f"{one.server.name}: {load.rate:,.0f}/s ({load.processor:,.0f} µs) at {count}\n")
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
@@ -168,7 +178,7 @@ def _measure(running: Sequence[Running], rows: Matrix, wrk: str, options: argpar
         name: Result(
             {count: sorted(loads[name, count], key=attrgetter("rate"))[options.rounds // 2] for count in CONNECTIONS},
             {size: statistics.median(times[name, size]) for size in BATCHES},
-            _memory(one.process),
+            memory_of(one.process),
         )
         for name, one in ((one.server.name, one) for one in running)
     }
@@ -182,6 +192,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk (3)")
     parser.add_argument("--rounds", type=int, default=3, help="in which the servers take turns (3)")
     parser.add_argument("--file-rows", type=int, default=1_000_000, help="rows of the Parquet file; 0: no file")
+    parser.add_argument("--keys", action="store_true", help="the service asks for a key, and gets it")
+    parser.add_argument("--postgres", action="store_true", help="also the service with its store at DATABASE_URL")
     parser.add_argument("--dry", action="store_true", help="print only, leave bench/README.md alone")
     options = parser.parse_args()
     if (options.former is None) != (options.former_model is None):
@@ -189,7 +201,8 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _model_directory(given: Path | None) -> Path:
+def model_directory(given: Path | None) -> Path:
+    """Return the directory of the version that is measured."""
     layout = Layout(load_settings().state_dir)
     copy = None if given else local_copy(layout)
     model = given or (copy.directory if copy else layout.champion)
@@ -198,7 +211,7 @@ def _model_directory(given: Path | None) -> Path:
     return model
 
 
-def _wrk() -> str:
+def find_wrk() -> str:
     """Return the load generator: from PATH, or from Debian's package, unpacked into .runtime/."""
     if found := shutil.which("wrk"):
         return found
@@ -212,7 +225,10 @@ def _wrk() -> str:
     return str(fetched)
 
 
-def _servers(former: Path | None = None, former_model: Path | None = None) -> list[Server]:
+def servers(
+    former: Path | None = None, former_model: Path | None = None, *, keys: bool = False, database_url: str = ""
+) -> list[Server]:
+    """Return the servers that are compared, this service first."""
     names = load_table().feature_names
 
     def records(rows: Matrix) -> list[dict[str, float]]:
@@ -234,12 +250,15 @@ def _servers(former: Path | None = None, former_model: Path | None = None) -> li
 
     api = ("/predict", "/predict/batch", record, records)
     ours = Server(OURS, lambda _: _python("app.main"), *api, "/ready")
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
     servers = [
-        ours,
+        replace(ours, keys=f"bench:predict:{digest}" if keys else ""),
         Server(EMPTY, uvicorn("empty"), *api, "/openapi.json"),
         Server(MLFLOW, mlflow, "/invocations", "/invocations", split, split, "/ping"),
         Server(PYFUNC, uvicorn("pyfunc"), *api, "/openapi.json"),
     ]
+    if database_url:
+        servers.append(replace(ours, name=POSTGRES, database_url=database_url))
     if former is not None:
         root = former.resolve()
         interpreter = root / ".venv" / "bin" / "python"
@@ -253,8 +272,8 @@ def _python(module: str) -> list[str]:
 
 
 @contextmanager
-def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[Running]:
-    """Start a server on one core in a directory of its own, and end it."""
+def started(server: Server, model: Path, scratch: Path, cores: set[int]) -> Iterator[Running]:
+    """Start a server on these cores in a directory of its own, and end it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -265,10 +284,16 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
         shutil.copytree(server.model or model, copy)  # mlflow models serve refuses a link
     pointer = {"version": "1", "directory": "model", "run_id": "bench"}
     layout.champion_pointer.write_text(json.dumps(pointer))
-    (scratch / "wrk.lua").write_text(LUA)
+    if server.root == ROOT:
+        key = SigningKey.new()
+        key.keep(layout.signing_key)
+        key.sign(layout.champion / "model", pointer["run_id"])
+    (scratch / "wrk.lua").write_text(LUA.replace("%s", KEY, 1))
     settings = {
         "STATE_DIR": layout.root,
+        "API_KEYS": server.keys,
         "API_PORT": port,
+        "DATABASE_URL": server.database_url,
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # the service starts from its local copy
         "BENCH_MODEL": scratch / "model",
         "PYTHONPATH": server.root,
@@ -284,13 +309,17 @@ def _started(server: Server, model: Path, scratch: Path, core: int) -> Iterator[
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509 - no threads have been started
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),  # noqa: PLW1509 - no threads have been started
         )
     try:
         _wait(server, port, process, scratch / "server.log")
         yield Running(server, port, psutil.Process(process.pid), scratch)
     finally:
-        for member in _tree(process.pid):
+        members = _tree(process.pid)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+        for member in members:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
         process.wait()
@@ -308,7 +337,7 @@ def _wait(server: Server, port: int, process: subprocess.Popen[bytes], log: Path
 
 def _ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
-        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        connection.request(method, path, body, HEADERS if body else {})
         answer = connection.getresponse()
         return answer.status, answer.read()
 
@@ -324,11 +353,13 @@ def _processor_seconds(process: psutil.Process) -> float:
     return sum(sum(member.cpu_times()[:2]) for member in _tree(process.pid))
 
 
-def _memory(process: psutil.Process) -> float:
+def memory_of(process: psutil.Process) -> float:
+    """Return the MiB of memory (PSS) of a process and those that it has started."""
     return float(sum(member.memory_full_info().pss for member in _tree(process.pid)) / MIB)
 
 
-def _wrk_run(wrk: str, running: Running, connections: int, seconds: int) -> Load:
+def wrk_run(wrk: str, running: Running, connections: int, seconds: int) -> Load:
+    """Return what wrk measures in so many seconds."""
     before = _processor_seconds(running.process)
     output = subprocess.run(
         [
@@ -371,8 +402,8 @@ def _file_report(model: Path, raw: Matrix, count: int, scratch: Path, core: int)
     rows, answered = scratch / "rows.parquet", scratch / "answer.parquet"
     pd.DataFrame(varied(raw, count), columns=list(load_table().feature_names)).to_parquet(rows)
     alone = _scorer_rate(model, raw, core)
-    service = _servers()[0]
-    with _started(service, model, scratch, core) as running:
+    service = servers()[0]
+    with started(service, model, scratch, {core}) as running:
         _ask(running.port, "POST", service.one, json.dumps(service.one_body(raw[:1])).encode())
         before = peak = running.process.memory_info().rss
         start = time.perf_counter()
@@ -431,22 +462,29 @@ def _report(results: dict[str, Result], cores: int) -> list[str]:
     sizes = [f"{size:,} row{'s' * (size > 1)}" for size in BATCHES]
     times = [f"{results[MLFLOW].batches[size] / ours.batches[size]:.1f}" for size in BATCHES]
     lines = [
-        f"{time.strftime('%Y-%m-%d')}, {_processor()}, {cores} cores, Python {platform.python_version()}, load "
+        f"{time.strftime('%Y-%m-%d')}, {processor()}, {cores} cores, Python {platform.python_version()}, load "
         f"average {os.getloadavg()[1]:.1f}. Single rows; latencies in milliseconds; the last column is the processor "
         "time that the server used for a request, in microseconds.",
         "",
-        *_table(["server", "connections", "requests/s", "p50", "p99", "processor"], one),
+        *as_table(["server", "connections", "requests/s", "p50", "p99", "processor"], one),
         "",
         "This service against the others, requests/s; and its p99 by the empty endpoint's:",
         "",
-        *_table(["connections", EMPTY, MLFLOW, PYFUNC, "p99"], ratios),
+        *as_table(["connections", EMPTY, MLFLOW, PYFUNC, "p99"], ratios),
         "",
         "Lists of rows, milliseconds from the first byte sent to the last one read; memory (PSS) in MiB:",
         "",
-        *_table(["server", *sizes, "memory"], many),
+        *as_table(["server", *sizes, "memory"], many),
         "",
         f"{MLFLOW} takes {', '.join(times)} times as long as this service for {', '.join(sizes)}.",
     ]
+    if POSTGRES in results:
+        stored = results[POSTGRES]
+        rates = ", ".join(f"{stored.loads[count].rate / ours.loads[count].rate:.2f}" for count in CONNECTIONS)
+        lines += [
+            "",
+            f"Its store in PostgreSQL: requests/s at {', '.join(map(str, CONNECTIONS))} connections {rates}.",
+        ]
     if FORMER in results:
         former = results[FORMER]
         rates = ", ".join(f"{ours.loads[count].rate / former.loads[count].rate:.2f}" for count in CONNECTIONS)
@@ -459,12 +497,14 @@ def _report(results: dict[str, Result], cores: int) -> list[str]:
     return lines
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def as_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
     lines = [header, ["---", *(["---:"] * (len(header) - 1))], *rows]
     return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of this machine's processor."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -472,10 +512,11 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _write(text: str) -> None:
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+def write(text: str, begin: str, end: str) -> None:
+    """Replace what stands between two lines of bench/README.md."""
+    before, _, rest = README.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    README.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 # Read when OpenMP is loaded: a check in the background takes one core, not all.
@@ -27,16 +26,18 @@ import numpy as np
 import yaml
 
 from monitoring.drift_decision import Memory, after_retraining, decide, iso
+from tableloop.drift.levels import with_unknown
 from tableloop.drift.report import as_text
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error
+from tableloop.model.coding import Coding
 from tableloop.settings import Settings, load_settings
-from tableloop.state.database import Predicted, Store, StoreError
+from tableloop.state.database import Predicted, Store
+from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.local_copy import local_copy
 from tableloop.state.locks import BUSY
-from tableloop.table import load_table
+from tableloop.table import load_table, params_file
 
-PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 EXIT_CODES = {"no drift": 0, "drift": 1}
 UNKNOWN = 2
 NEWEST_LABELS = 500  # of the serving version, among so many times ten of all versions
@@ -48,7 +49,7 @@ class NothingToSayError(Exception):
     """There is nothing to compare, or nothing to compare it with; the message says what is missing."""
 
 
-def check(layout: Layout, policy: Policy) -> dict[str, Any]:
+def check(store: Store, layout: Layout, policy: Policy) -> dict[str, Any]:
     """Return the report on the newest predictions, whatever the store and the files hold."""
     report: dict[str, Any] = {
         "checked_at": iso(time.time()),
@@ -58,7 +59,6 @@ def check(layout: Layout, policy: Policy) -> dict[str, Any]:
         "new_labels": 0,
         "live": None,
     }
-    store = Store(layout.database, timeout=LOCK_TIMEOUT_SECONDS)
     try:
         window = _window(store, policy.window)
         report["window"] = {
@@ -73,9 +73,11 @@ def check(layout: Layout, policy: Policy) -> dict[str, Any]:
         errors, inside = _newest_errors(store, version)
         report["live"] = live_error(errors, reference.test_rmse, policy) | {"inside_interval": inside}
     except (NothingToSayError, StoreError) as problem:
-        summary = str(problem) if isinstance(problem, NothingToSayError) else f"{layout.database}: {problem}"
+        summary = str(problem) if isinstance(problem, NothingToSayError) else f"{store.place}: {problem}"
         return report | {"status": "not enough data", "summary": summary, "columns": [], "joint": None}
-    rows = np.array([made.features for made in window], dtype=np.float64)
+    coding = Coding(reference.columns, reference.kinds)
+    given = np.array([[value is not None for value in made.features] for made in window])
+    rows = with_unknown(coding.rows([made.features for made in window]), given, coding)
     predictions: Matrix = np.array([made.prediction for made in window if made.model_version == version])
     return report | compare(reference, rows, predictions, policy, load_table())
 
@@ -91,13 +93,13 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
     StoreError
     """
     layout = Layout(settings.state_dir)
-    store = Store(layout.database, timeout=LOCK_TIMEOUT_SECONDS)
+    store = Store.of(settings, timeout=LOCK_TIMEOUT_SECONDS)
     now = time.time()
     code = int(retraining) if retraining not in {"running", "none"} else None
     memory = Memory.of(store.monitor_memory())
     if retraining != "running":
         memory = after_retraining(memory, code, now)
-    report = check(layout, load_policy())
+    report = check(store, layout, load_policy())
     history = store.retrainings(NEWEST_RETRAININGS)
     last = next((item.ended_at for item in history if item.trigger != "start" and item.ended_at), None)
     decision = decide(memory, report, now=now, last_retraining=last, on=settings.retrain_on_drift)
@@ -124,8 +126,8 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
 
 
 def load_policy() -> Policy:
-    """Return the section ``drift`` of params.yaml."""
-    return Policy(**yaml.safe_load(PARAMS.read_text())["drift"])
+    """Return the section ``drift`` of the table's params.yaml."""
+    return Policy(**yaml.safe_load(params_file().read_text())["drift"])
 
 
 def _window(store: Store, rows: int) -> list[Predicted]:
@@ -169,7 +171,7 @@ def main() -> int:
     if arguments.retraining:
         sys.stdout.write(json.dumps(look(settings, arguments.retraining)) + "\n")
         return 0
-    report = check(Layout(settings.state_dir), load_policy())
+    report = check(Store.of(settings, timeout=LOCK_TIMEOUT_SECONDS), Layout(settings.state_dir), load_policy())
     sys.stdout.write(json.dumps(report, allow_nan=False) + "\n" if arguments.json else as_text(report))
     return EXIT_CODES.get(report["status"], UNKNOWN)
 

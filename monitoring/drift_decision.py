@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from tableloop.figures import error_figure
 from tableloop.state.locks import BUSY
 
 
@@ -125,7 +126,9 @@ def _reasons(report: Mapping[str, Any]) -> list[str]:
     live = report.get("live")
     reasons = [f"drift: {report['summary']}"] if report["status"] == "drift" else []
     if live and live["worse"]:
-        reasons.append(f"live RMSE {live['rmse']:.3f} of {live['labels']} labels above {live['limit']:.3f}")
+        reasons.append(
+            f"live RMSE {error_figure(live['rmse'])} of {live['labels']} labels above {error_figure(live['limit'])}"
+        )
     return reasons
 
 

@@ -13,20 +13,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY
 from tableloop.state.monitor_report import beat
-from tableloop.state.prediction_rows import newest
+from tableloop.state.sqlite_rows import newest
 
 CHECK = (sys.executable, "-m", "monitoring.drift_check", "--retraining")
+NEWEST = (sys.executable, "-m", "tableloop.state.postgres_rows")
 RETRAIN = (sys.executable, "-m", "pipeline.retrain", "--trigger", "drift", "--reason")
+LONGEST_QUESTION = 10.0  # seconds
 LONGEST_CHECK = 60.0  # seconds
 LONGEST_RETRAINING = 7200.0
 STOP_SECONDS = 5.0
@@ -102,23 +104,32 @@ class Monitor:
         except OSError:
             pointer = None
         try:
-            return pointer, newest(self._layout.database)
-        except sqlite3.Error as error:
+            return pointer, self._newest()
+        except (StoreError, subprocess.TimeoutExpired) as error:
             return pointer, str(error)
+
+    def _newest(self) -> object:
+        """Return what is newest in the store; PostgreSQL is asked by a process of its own, whose memory goes."""
+        if not os.environ.get("DATABASE_URL"):
+            return newest(self._layout.database)
+        asked = subprocess.run(NEWEST, capture_output=True, text=True, timeout=LONGEST_QUESTION, check=False)
+        return asked.stdout or asked.stderr
 
     def _wait(self, deadline: float) -> None:
         """Return at the deadline, or when a retraining has ended."""
-        while (left := deadline - time.monotonic()) > 0:
-            if self._training is None:
-                time.sleep(left)
-            elif self._training.poll() is None:
-                if time.monotonic() > self._training_since + LONGEST_RETRAINING:
-                    self._stop_training()
-                time.sleep(min(left, 0.5))
-            else:
+        while True:
+            if self._training is not None and self._training.poll() is not None:
                 self._ended, self._training = self._training.returncode, None
                 if self._ended != BUSY:
                     return
+            if (left := deadline - time.monotonic()) <= 0:  # at once, when a look takes longer than the interval
+                return
+            if self._training is None:
+                time.sleep(left)
+                return
+            if time.monotonic() > self._training_since + LONGEST_RETRAINING:
+                self._stop_training()
+            time.sleep(min(left, 0.5))
 
     def _stop_training(self) -> None:
         if self._training is None:

@@ -10,63 +10,19 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import minimize
 
 from pipeline.preprocess import check, split
 from pipeline.stage_runner import load_params, raw_data
 from pipeline.train import setting_of
-from tableloop.model.candidates import Setting, kriging
 from tableloop.model.conformal import as_matrix
+from tableloop.model.kernel_search import START, Kernel, fit_kernel, leave_one_out_error
 from tableloop.table import load_table
 
-Matrix = npt.NDArray[np.float64]
-
 PARAMS = Path("params.yaml")
-EVALUATIONS = 500
-# Where the search begins: a tenth of a degree, a tenth of the variance, some standard deviations.
-START = {"place_share": 0.3, "place_length": 0.1, "noise": 0.1, "place": 2.0}
-START_LENGTH = 6.0  # of every input
-
-Kernel = Mapping[str, Any]  # `train.kriging.kernel` of params.yaml
-
-
-def fit_kernel(X: Matrix, y: Matrix, setting: Setting, evaluations: int = EVALUATIONS) -> dict[str, Any]:
-    """Return the setting's kernel with the numbers that give the smallest leave-one-out error.
-
-    The search is local and without chance: the same rows and libraries give the same constants. It ends where no step
-    gains a part in 100,000, since a better fit to these rows is no better on others, or after so many evaluations.
-    """
-    start = starting_kernel(setting.kriging["kernel"])
-
-    def error(point: Matrix) -> float:
-        return leave_one_out_error(_kernel(point, start), X, y, setting)
-
-    # Steps of 3 % for the slopes: with smaller ones, the places that enter or leave the kriging are all they see.
-    options = {"eps": 0.03, "ftol": 1e-5, "maxfun": evaluations}
-    found = minimize(error, _free(start), method="L-BFGS-B", options=options)
-    kernel = _kernel(found.x, start)
-    inputs = {name: {**term, "length": round(term["length"], 4)} for name, term in kernel["inputs"].items()}
-    return {name: round(kernel[name], 4) for name in START} | {"inputs": inputs}
-
-
-def starting_kernel(kernel: Kernel) -> dict[str, Any]:
-    """Return a kernel of the same inputs with the numbers from which the search begins."""
-    return START | {"inputs": {name: {**term, "length": START_LENGTH} for name, term in kernel["inputs"].items()}}
-
-
-def leave_one_out_error(kernel: Kernel, X: Matrix, y: Matrix, setting: Setting) -> float:
-    """Return the RMSE of the kriging estimates of rows of shape (n, columns), each made from the other rows."""
-    changed = replace(setting, kriging={**setting.kriging, "kernel": kernel})
-    estimate = kriging(changed).fit_transform(X, y)[:, -1]
-    return float(np.sqrt(np.mean((estimate - y) ** 2)))
 
 
 def written(params: str, kernel: Kernel) -> str:
@@ -79,21 +35,6 @@ def written(params: str, kernel: Kernel) -> str:
         if count != 1:
             raise ValueError(f"params.yaml must hold a line like '{line}…' in train.kriging.kernel")
     return before + block + rest
-
-
-def _free(kernel: Kernel) -> Matrix:
-    """Return the constants as numbers without bounds: the share by its log odds, all others by their logarithm."""
-    share = kernel["place_share"] / (1 - kernel["place_share"])
-    others = [kernel[name] for name in START if name != "place_share"]
-    return np.log([share, *others, *(term["length"] for term in kernel["inputs"].values())])
-
-
-def _kernel(point: Matrix, like: Kernel) -> dict[str, Any]:
-    """Return the kernel of such numbers, with the inputs of another."""
-    odds, *numbers = np.exp(point).tolist()
-    constants = {"place_share": odds / (1 + odds)} | dict(zip([*START][1:], numbers, strict=False))
-    lengths = zip(like["inputs"].items(), numbers[len(START) - 1 :], strict=True)
-    return constants | {"inputs": {name: {**term, "length": length} for (name, term), length in lengths}}
 
 
 def main() -> None:

@@ -5,7 +5,8 @@
   `RESAMPLES` times. The challenger passes when in at least `CONFIDENCE` of these samples its RMSE is no larger than
   the champion's and the tolerance. In an unchanged market two good models differ by chance, and the champion stays.
 - Without them the old test rows decide: the challenger's RMSE may be larger by the tolerance at most.
-- Both figures are reported, whichever decides. A changed market makes a model that knows it worse on the old rows.
+- Both figures are reported, whichever decides. A changed market makes a model that knows it worse on the old rows,
+  but not by more than ``most_fall`` times: further than that only a person goes.
 - The first version passes. A version that was rolled back does not pass again, and no version passes a champion that
   could not be scored: a gate that cannot judge says no.
 - A person may overrule all of that with a reason, but not a compiled scorer that answers otherwise than the model.
@@ -13,13 +14,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from tableloop.figures import error_figure
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+LARGE_FALL = 1.25  # times the champion's RMSE on the old rows: said loudly
+NAMED_SENDERS = 5
 Vector = npt.NDArray[np.float64]
 
 
@@ -53,11 +60,20 @@ class Challenger:
 
 @dataclass(frozen=True)
 class Held:
-    """Labels that neither model has seen: actual values and what both predict, each of shape (n,)."""
+    """Labels that neither model has seen: actual values, what both predict, each of shape (n,), and who sent them."""
 
     actual: Vector
     challenger: Vector
     champion: Vector
+    senders: Mapping[str, int] = field(default_factory=dict)  # how many labels of each
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much worse a challenger may be on the old rows: by a fraction where these decide, or else so many times."""
+
+    tolerance: float
+    most_fall: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ def decide(
     challenger: Challenger,
     champion_version: str | None,
     scores: Scores | NotScored | None,
-    tolerance: float,
+    limits: Limits,
     forced: Forced | None = None,
 ) -> Decision:
     """Return the decision; ``scores`` may be None where `decide_unscored` has an answer."""
@@ -95,7 +111,7 @@ def decide(
     if decision is None:
         assert champion_version is not None
         assert scores is not None
-        decision = _compare(challenger, champion_version, scores, tolerance)
+        decision = _compare(challenger, champion_version, scores, limits)
     if forced is None or decision.gate != "rejected" or challenger.scorer_failure:
         return decision
     return replace(
@@ -122,44 +138,55 @@ def decide_unscored(challenger: Challenger, champion_version: str | None) -> Dec
     return None
 
 
-def _compare(challenger: Challenger, champion_version: str, scores: Scores | NotScored, tolerance: float) -> Decision:
+def _compare(challenger: Challenger, champion_version: str, scores: Scores | NotScored, limits: Limits) -> Decision:
     if isinstance(scores, NotScored):
         reason = f"version {champion_version} could not be scored: {scores.reason}"
         return Decision("rejected", reason, challenger.test_rmse, champion_version=champion_version)
-    return judge(challenger.test_rmse, scores.test_rmse, champion_version, tolerance, scores.held)
+    return judge(challenger.test_rmse, scores.test_rmse, champion_version, limits, scores.held)
 
 
 def judge(
-    challenger_rmse: float, champion_rmse: float, champion_version: str, tolerance: float, held: Held | None = None
+    challenger_rmse: float, champion_rmse: float, champion_version: str, limits: Limits, held: Held | None = None
 ) -> Decision:
     """Return whether the challenger may take the champion's place.
 
     The RMSE are of the same test rows; they decide when there are no labels to do it.
     """
-    limit = champion_rmse * (1 + tolerance)
+    limit = champion_rmse * (1 + limits.tolerance)
     on_test = (
-        f"test RMSE {challenger_rmse:.4f} against {champion_rmse:.4f} of version {champion_version} on the same rows"
+        f"test RMSE {error_figure(challenger_rmse, 4)} against {error_figure(champion_rmse, 4)} of version "
+        f"{champion_version} on the same rows"
     )
     if held is None:
         passed = challenger_rmse <= limit
         return Decision(
             "promoted" if passed else "rejected",
-            f"{on_test}; at most {limit:.4f} passes",
+            f"{on_test}; at most {error_figure(limit, 4)} passes",
             challenger_rmse,
             champion_rmse,
             champion_version,
             decided_by="test rows",
         )
     ours, theirs = (held.challenger - held.actual) ** 2, (held.champion - held.actual) ** 2
-    share = share_no_worse(ours, theirs, tolerance)
+    share = share_no_worse(ours, theirs, limits.tolerance)
     ours_rmse, theirs_rmse = float(np.sqrt(ours.mean())), float(np.sqrt(theirs.mean()))
     reason = (
-        f"RMSE {ours_rmse:.4f} against {theirs_rmse:.4f} of version {champion_version} on {len(ours):,} labels that "
+        f"RMSE {error_figure(ours_rmse, 4)} against {error_figure(theirs_rmse, 4)} of version {champion_version} on "
+        f"{len(ours):,} labels that "
         f"neither was trained on; no worse in {share:.1%} of {RESAMPLES:,} samples of them, at least "
-        f"{CONFIDENCE:.0%} passes. On the old rows: {on_test}"
+        f"{CONFIDENCE:.0%} passes. On the old rows: {on_test}{_senders(held.senders)}"
     )
+    fell_far = challenger_rmse > limits.most_fall * champion_rmse
+    if fell_far:
+        reason = (
+            f"ON THE OLD ROWS IT FALLS TO {challenger_rmse / champion_rmse:.1f} times the RMSE; at most "
+            f"{limits.most_fall:g} times passes. If the labels are right, make retrain FORCE=1 REASON=... lets it "
+            f"pass. {reason}"
+        )
+    elif challenger_rmse > LARGE_FALL * champion_rmse:
+        reason = f"{reason}. NOTE: on the old rows it falls to {challenger_rmse / champion_rmse:.1f} times the RMSE"
     return Decision(
-        "promoted" if share >= CONFIDENCE else "rejected",
+        "promoted" if share >= CONFIDENCE and not fell_far else "rejected",
         reason,
         challenger_rmse,
         champion_rmse,
@@ -170,6 +197,16 @@ def judge(
         champion_label_rmse=round(theirs_rmse, 6),
         share_no_worse=share,
     )
+
+
+def _senders(senders: Mapping[str, int]) -> str:
+    """Return who sent the labels, the most first."""
+    if not senders:
+        return ""
+    most = sorted(senders.items(), key=lambda sender: (-sender[1], sender[0]))
+    named = ", ".join(f"{name} {count:,}" for name, count in most[:NAMED_SENDERS])
+    more = f" and {len(most) - NAMED_SENDERS} more" if len(most) > NAMED_SENDERS else ""
+    return f". The labels are of: {named}{more}"
 
 
 def share_no_worse(ours: Vector, theirs: Vector, tolerance: float) -> float:

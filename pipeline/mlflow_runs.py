@@ -19,9 +19,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import yaml
+from loguru import logger
 from mlflow import MlflowClient
 from mlflow.data.pandas_dataset import PandasDataset, from_pandas
-from mlflow.entities import LoggedModelOutput, Metric, Run
+from mlflow.entities import LifecycleStage, LoggedModelOutput, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -29,12 +30,18 @@ from mlflow.models import Model
 from pipeline.build_version import build_version
 from pipeline.git_commit import source_commit
 from pipeline.stage_runner import REPORTS, raw_data
+from tableloop.credentials import ADMIN, read_password
+from tableloop.drift.levels import with_unknown
 from tableloop.drift.statistics import Reference, make_reference
 from tableloop.evaluation.error_breakdown import DECILES, Answered, by_quantile
 from tableloop.evaluation.extrapolation import Limits
+from tableloop.model.coding import Coding
 from tableloop.model.conformal import ConformalRegressor, as_matrix
-from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5
-from tableloop.table import load_table
+from tableloop.settings import RegistrySettings
+from tableloop.signing import SigningKey
+from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5, revocation_files
+from tableloop.state.layout import Layout
+from tableloop.table import Table, load_table
 
 FINGERPRINT = "training.fingerprint"
 SCORER = "scorer"  # tag of a run and of a version: "passed", "failed", or "none" for a family that has none
@@ -54,6 +61,7 @@ class Lineage:
     requirements: tuple[str, ...]
     batches: int = 0  # of labelled predictions
     feedback_md5: str = ""
+    revocations: int = 0  # of labels
 
     def tags(self) -> dict[str, str]:
         """Return the lineage as tags of a run or of a model version."""
@@ -64,6 +72,8 @@ class Lineage:
         }
         if self.batches:
             tags |= {"feedback_batches": str(self.batches), "feedback_md5": self.feedback_md5}
+        if self.revocations:
+            tags["revocations"] = str(self.revocations)
         return tags | ({"git_commit": self.git_commit} if self.git_commit else {})
 
     def made_by(self) -> dict[str, str]:
@@ -107,10 +117,11 @@ def read_lineage() -> Lineage:
 
     The data's md5 is the one of dvc.lock: DVC's hash of a file is the md5 of its bytes.
     """
-    batches = batch_files(FEEDBACK)
+    batches, revocations = batch_files(FEEDBACK), revocation_files(FEEDBACK)
     return Lineage(
         batches=len(batches),
-        feedback_md5=batches_md5(batches) if batches else "",
+        feedback_md5=batches_md5([*batches, *revocations]) if batches else "",
+        revocations=len(revocations),
         data_md5=hashlib.md5(raw_data(load_table()).read_bytes(), usedforsecurity=False).hexdigest(),
         code_digest=_code_digest(),
         git_commit=source_commit(Path()),
@@ -126,15 +137,31 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def configure_client(tracking_uri: str) -> None:
-    """Point MLflow's client at the server; progress bars and look-ups of packages are off unless asked for."""
+def configure_client(settings: RegistrySettings) -> None:
+    """Point MLflow's client at the server, and log in; progress bars and look-ups of packages are off by default.
+
+    Raises
+    ------
+    NoPasswordError
+        There is no password for the appliance's own server.
+    """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "true")
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # No pip beside the packages is no fault: whoever restores the model brings their own.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(tracking_uri)
+    # Another server gets what the user has set, and never the appliance's password.
+    user, password = settings.mlflow_tracking_username, settings.mlflow_tracking_password.get_secret_value()
+    if not settings.has_foreign_registry:
+        user, password = ADMIN, read_password(Layout(settings.state_dir).admin_password)
+    for name, value in (("MLFLOW_TRACKING_USERNAME", user), ("MLFLOW_TRACKING_PASSWORD", password)):
+        if value:
+            os.environ[name] = value
+        else:
+            os.environ.pop(name, None)
+    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
+    mlflow.set_registry_uri(settings.mlflow_tracking_uri)
 
 
 def as_datasets(parts: Mapping[str, pd.DataFrame]) -> dict[str, PandasDataset]:
@@ -180,9 +207,12 @@ def find_version(client: MlflowClient, model: str, alias: str) -> ModelVersion |
 
 
 def ensure_experiment(client: MlflowClient, name: str, tags: Callable[[str], dict[str, str]]) -> str:
-    """Return the id of the experiment, which is made when there is none, after setting the tags made from its id."""
+    """Return the id of the experiment, made or restored if need be, after setting the tags made from its id."""
     experiment = client.get_experiment_by_name(name)
     experiment_id = str(experiment.experiment_id if experiment else client.create_experiment(name))
+    if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(experiment_id)
+        logger.warning("the experiment {} had been deleted in MLflow and is restored, with its runs", name)
     for key, value in tags(experiment_id).items():
         if experiment is None or experiment.tags.get(key) != value:
             client.set_experiment_tag(experiment_id, key, value)
@@ -193,6 +223,7 @@ def ensure_model(client: MlflowClient, model: str, tags: dict[str, str], descrip
     """Make the registered model when there is none, and give it this description."""
     try:
         client.create_registered_model(model, tags, description)
+        logger.info("there was no model {} in the registry: it is made", model)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -240,6 +271,7 @@ def log_candidate(
     lineage: Lineage,
     datasets: Mapping[str, PandasDataset],
     note: str,
+    key: SigningKey,
 ) -> LoggedRun:
     """Log a candidate as one run, and return it; the run is FINISHED only when all of it is there."""
     fingerprint = candidate.fingerprint(lineage)
@@ -265,7 +297,9 @@ def log_candidate(
             mlflow.log_artifact(file, "inputs")
         fitted_on = [*candidate.params["fitted_on"].split(" and "), "feedback"]
         rows = pd.concat([datasets[part].df for part in fitted_on if part in datasets], ignore_index=True)
-        model_id = _log_version(client, run, candidate, model=model, lineage=lineage, fitted=rows, datasets=datasets)
+        model_id = _log_version(
+            client, run, candidate, model=model, lineage=lineage, fitted=rows, datasets=datasets, key=key
+        )
         of_validation = {name: value for name, value in candidate.metrics.items() if name.startswith("custom_")}
         of_test = {name: value for name, value in candidate.metrics.items() if name.startswith("test_")}
         mlflow.log_metrics(of_validation, model_id=model_id, dataset=datasets["validation"])
@@ -283,7 +317,7 @@ def log_candidate(
 
 def answered(model: ConformalRegressor, part: pd.DataFrame) -> Answered:
     """Return what a model says of rows that it has not seen."""
-    rows = as_matrix(part, model.columns)
+    rows = as_matrix(part, model.columns, model.kinds)
     return Answered(rows, part[load_table().target_name].to_numpy(np.float64), *model.predict_interval(rows))
 
 
@@ -303,6 +337,16 @@ def _log_deciles(client: MlflowClient, run_id: str, test: Answered) -> None:
     )
 
 
+def _ranges(fitted: pd.DataFrame, table: Table) -> dict[str, list[float]]:
+    """Return the smallest and the largest value of each ordered column, as they are coded."""
+    rows = table.coding.frame(fitted)
+    return {
+        column.name: [float(np.nanmin(values)), float(np.nanmax(values))]
+        for column, values in zip(table.features, rows.T, strict=True)
+        if column.is_ordered
+    }
+
+
 def _log_version(
     client: MlflowClient,
     run: Run,
@@ -312,17 +356,19 @@ def _log_version(
     lineage: Lineage,
     fitted: pd.DataFrame,
     datasets: Mapping[str, PandasDataset],
+    key: SigningKey,
 ) -> str:
     """Build the version's files, log them as a model of the run, and return the model's id.
 
-    `mlflow.sklearn.log_model` uploads what it has written itself. Here the files are complete, their manifest
-    included, before the first of them is uploaded.
+    `mlflow.sklearn.log_model` uploads what it has written itself. Here the files are complete, their manifest and its
+    signature included, before the first of them is uploaded.
     """
-    names = list(model.columns)
+    table = load_table()
     scores = ("custom_rmse", "custom_r2_score", "test_rmse", "test_r2", "test_mae")
     metadata = {
         "family": candidate.name,
-        "training_range": {name: [float(fitted[name].min()), float(fitted[name].max())] for name in names},
+        "training_range": _ranges(fitted, table),
+        "kinds": table.kinds,
         "scores": {name: candidate.metrics[name] for name in scores},
         "interval_coverage": model.coverage,
         "limits": candidate.limits,
@@ -352,20 +398,21 @@ def _log_version(
                 directory,
                 model,
                 described,
-                example=fitted[names].head(5),
+                example=fitted[list(model.columns)].head(5),
                 requirements=list(lineage.requirements),
                 reference=_drift_reference(candidate, model, fitted, datasets),
                 test=datasets["test"].df,
                 made_by=lineage.made_by(),
             )
+            key.sign(directory, run_id)
             client.log_model_artifacts(model_id, str(directory))
     except BaseException:
         client.finalize_logged_model(model_id, "FAILED")
         raise
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-    for key, value in scorer.tags().items():
-        client.set_tag(run_id, key, value)
+    for tag, value in scorer.tags().items():
+        client.set_tag(run_id, tag, value)
     if scorer.difference is not None:
         client.log_metric(run_id, "scorer_largest_difference", scorer.difference, model_id=model_id)
     return model_id
@@ -385,7 +432,9 @@ def _drift_reference(
         rows, unseen, rmse = newest, newest, candidate.metrics["gate_rmse"]
     else:
         rows, unseen, rmse = fitted, datasets["test"].df, candidate.metrics["test_rmse"]
-    return make_reference(as_matrix(rows, model.columns), model.predict(unseen), rmse, columns=model.columns)
+    coding = Coding(model.columns, load_table().kinds)
+    coded = with_unknown(coding.frame(rows), rows[list(model.columns)].notna().to_numpy(), coding)
+    return make_reference(coded, model.predict(unseen), rmse, columns=model.columns, kinds=coding.kinds)
 
 
 def _code_digest() -> str:

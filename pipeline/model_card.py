@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from pipeline.mlflow_runs import Candidate, Lineage
 from tableloop.evaluation.error_breakdown import Answered, Group, by_band, by_quantile, by_region
 from tableloop.evaluation.extrapolation import in_words
-from tableloop.table import Table
+from tableloop.figures import error_figure
+from tableloop.table import Column, Table
 
 FAMILIES = {
     "linear": "ordinary least squares on standardised features: what the simplest model can do",
     "decision_tree": "one decision tree: rules that can be read",
     "random_forest": "the mean of many trees",
     "gradient_boosting": "trees that each correct the ones before (scikit-learn's classic implementation)",
-    "hist_gradient_boosting": "boosted trees on histograms, with ratios of the columns as further features",
+    "hist_gradient_boosting": "boosted trees on histograms, which take categories and missing values as they are",
     "spatial": "boosted trees upon an estimate from the values of the nearest places (kriging)",
 }
 
 
 def model_tags(table: Table) -> dict[str, str]:
     """Return the tags of the registered model."""
-    return {"task": "regression", "target": table.target_name, "unit": table.target.unit, "data": table.title}
+    return {"task": "regression", "target": table.target_name, "unit": table.target.unit_words, "data": table.title}
 
 
 def comparison(experiment_id: str) -> str:
@@ -33,10 +34,10 @@ def comparison(experiment_id: str) -> str:
 def describe_model(table: Table, model: str, alias: str, experiment_id: str) -> str:
     """Return the description of the registered model."""
     features = "\n".join(
-        f"| `{feature.name}`&emsp; | {feature.title}&emsp; | {feature.unit} |" for feature in table.features
+        f"| `{feature.name}`&emsp; | {feature.title}&emsp; | {_kind(feature)} |" for feature in table.features
     )
     return f"""\
-{table.description}, in {table.target.unit}, with an interval for each prediction.
+{table.description or table.title}, in {table.target.unit_words}, with an interval for each prediction.
 
 **Use.** {table.card.use}
 
@@ -44,9 +45,9 @@ def describe_model(table: Table, model: str, alias: str, experiment_id: str) -> 
 a gate decides which of them gets the alias. Each version's page says how good it is, where it errs, and how to \
 build it again. [The candidates compared]({comparison(experiment_id)}).
 
-**Input.** {len(table.features)} numbers, raw: everything else is inside the model.
+**Input.** {len(table.features)} columns, raw: everything else is inside the model.
 
-| column&emsp; | meaning&emsp; | unit |
+| column&emsp; | meaning&emsp; | unit or type |
 |---|---|---|
 {features}
 
@@ -77,9 +78,11 @@ def describe_version(
     """
     origin = f"commit `{lineage.git_commit}`" if lineage.git_commit else f"code digest `{lineage.code_digest}`"
     batches = f", {_batches(lineage)} with md5 `{lineage.feedback_md5}`" if lineage.batches else ""
-    learnt = f" {_batches(lineage)} too; the values before them were carried to their prices." if batches else ""
+    carried = "; the values before them were carried to their prices" if table.place else ""
+    learnt = f" {_batches(lineage)} too{carried}." if batches else ""
     regions, bands = by_region(answered, table), by_band(answered, table)
     cap = f" {table.card.capped}" if table.card.capped and bands[-1].bias < 0 else ""
+    unit = table.display.unit or table.target.title
     parts = [
         f"{_family(candidate)}. {_scores(table, candidate, answered, of_labels=of_labels)}",
         " · ".join(links),
@@ -90,7 +93,7 @@ def describe_version(
     if regions:
         parts.append(f"### Error by region\n\n{_table('region', regions)}")
     parts += [
-        f"### Error by value\n\n{_table(table.display.unit, bands)}\n\nBias is predicted minus actual.{cap}",
+        f"### Error by value\n\n{_table(unit, bands)}\n\nBias is predicted minus actual.{cap}",
         f"### Coverage by quarter of the values\n\n{_table('quarter, lowest first', by_quantile(answered, 4))}",
     ]
     if candidate.limits:
@@ -112,13 +115,20 @@ def _scores(table: Table, candidate: Candidate, answered: Answered, *, of_labels
     width = float((answered.high - answered.low).mean())
     rows = "labels held out" if of_labels else "test rows"
     text = (
-        f"RMSE **{whole.rmse:.3f}** on {whole.rows:,} {rows}, in {table.target.unit}; its "
-        f"{float(candidate.params['coverage']):.0%} intervals hold {whole.coverage:.1%} of them and are {width:.2f} "
-        f"wide on average. RMSE {scores['custom_rmse']:.3f} on the validation rows that chose it"
+        f"RMSE **{error_figure(whole.rmse)}** on {whole.rows:,} {rows}, in {table.target.unit_words}; its "
+        f"{float(candidate.params['coverage']):.0%} intervals hold {whole.coverage:.1%} of them and are "
+        f"{error_figure(width)} wide on average. RMSE {error_figure(scores['custom_rmse'])} on the validation rows "
+        "that chose it"
     )
     if of_labels:
-        return f"{text}; {scores['test_rmse']:.3f} on the test rows of the raw data, whose market it has left behind."
-    return f"{text}. MAE {scores['test_mae']:.3f}, R² {scores['test_r2']:.3f} on the test rows."
+        of_old = error_figure(scores["test_rmse"])
+        return f"{text}; {of_old} on the test rows of the raw data, whose market it has left behind."
+    return f"{text}. MAE {error_figure(scores['test_mae'])}, R² {scores['test_r2']:.3f} on the test rows."
+
+
+def _kind(column: Column) -> str:
+    kind = column.unit or {"string": "text", "boolean": "true or false"}.get(column.type, column.type)
+    return kind if column.required else f"{kind}, or missing"
 
 
 def _batches(lineage: Lineage) -> str:
@@ -130,8 +140,8 @@ def describe_run(candidate: Candidate) -> str:
     scores = candidate.metrics
     return (
         f"{_family(candidate)}. Fitted on the {candidate.params['fitted_on']} rows in "
-        f"{candidate.train_seconds:.1f} s; RMSE {scores['custom_rmse']:.3f} on the validation rows, "
-        f"{scores['test_rmse']:.3f} on the test rows. The plots lie under Artifacts; the metrics "
+        f"{candidate.train_seconds:.1f} s; RMSE {error_figure(scores['custom_rmse'])} on the validation rows, "
+        f"{error_figure(scores['test_rmse'])} on the test rows. The plots lie under Artifacts; the metrics "
         "hold RMSE and coverage by tenth of the values too, the lowest first."
     )
 
@@ -155,11 +165,16 @@ def experiment_tags(table: Table, model: str, experiment_id: str) -> dict[str, s
 
 
 def _family(candidate: Candidate) -> str:
-    return f"{candidate.name}: {FAMILIES.get(candidate.name, 'no description')}"
+    family = candidate.params.get(f"{candidate.name}.family", candidate.name)
+    return f"{candidate.name}: {FAMILIES.get(family, 'no description')}"
 
 
 def _table(title: str, groups: Sequence[Group]) -> str:
     gap = "&emsp;"  # MLflow's pages put no space between the cells of a table
     rows = [(title, "rows", "RMSE", "bias", "inside the interval"), ("---",) * 5]
-    rows += [(g.name, f"{g.rows:,}", f"{g.rmse:.3f}", f"{g.bias:+.3f}", f"{g.coverage:.1%}") for g in groups]
+    rows += [(g.name, f"{g.rows:,}", error_figure(g.rmse), _signed(g.bias), f"{g.coverage:.1%}") for g in groups]
     return "\n".join("| " + " | ".join(cell if cell == "---" else cell + gap for cell in row) + " |" for row in rows)
+
+
+def _signed(error: float) -> str:
+    return f"{'-' if error < 0 else '+'}{error_figure(abs(error))}"

@@ -25,7 +25,7 @@ from mlflow.entities.model_registry import ModelVersion
 from sklearn.metrics import root_mean_squared_error
 from skops import io as skops_io
 
-from pipeline.gate import Challenger, Decision, Forced, Held, NotScored, Scores, decide, decide_unscored
+from pipeline.gate import Challenger, Decision, Forced, Held, Limits, NotScored, Scores, decide, decide_unscored
 from pipeline.mlflow_runs import (
     SCORER,
     Candidate,
@@ -57,9 +57,10 @@ from tableloop.mlflow_http import wait_until_healthy
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.model_process import ModelProcess, ModelProcessError
+from tableloop.senders import NO_SENDER
 from tableloop.settings import RegistrySettings
+from tableloop.signing import SigningKey
 from tableloop.state.database import PROMOTED, Store
-from tableloop.state.layout import Layout
 from tableloop.table import load_table
 from tableloop.version_files import VersionFilesError
 
@@ -73,8 +74,8 @@ def main() -> None:
     settings = RegistrySettings()
     params = load_params()
     if not wait_until_healthy(settings.mlflow_tracking_uri):
-        raise StageError(f"the MLflow server does not answer at {settings.mlflow_tracking_uri}")
-    configure_client(settings.mlflow_tracking_uri)
+        raise StageError(f"{settings.registry} does not answer")
+    configure_client(settings)
     client = MlflowClient()
     model, alias = settings.model_name, settings.model_alias
     experiment = params["register"]["experiment"]
@@ -85,14 +86,15 @@ def main() -> None:
 
     best = best_of(metrics)
     candidates = {name: _read_candidate(name, params, metrics[name], refitted=name == best) for name in metrics}
-    runs = _log_missing(client, experiment_id, candidates, lineage, parts)
+    key = SigningKey.load(settings)
+    runs = _log_missing(client, experiment_id, candidates, lineage=lineage, parts=parts, key=key)
     table = load_table()
     ensure_model(client, model, model_tags(table), describe_model(table, model, alias, experiment_id))
     until = _trained_until(parts["feedback"])
     version = ensure_version(client, model, candidates[best], run=runs[best], lineage=lineage, tags=until)
     _describe_version(client, version, experiment_id, candidate=candidates[best], lineage=lineage, parts=parts)
 
-    store = Store(Layout(settings.state_dir).database)
+    store = Store.of(settings)
     champion = find_serving_version(client, store, settings)
     challenger = Challenger(
         metrics[best]["test_rmse"],
@@ -105,7 +107,8 @@ def main() -> None:
         least = params["preprocess"]["gate_rows"]
         scores = _score(client, champion, _read_model(best), settings=settings, parts=parts, least=least)
     serving = champion.version if champion else None
-    decision = decide(challenger, serving, scores, params["register"]["tolerance"], _read_forced())
+    limits = Limits(params["register"]["tolerance"], params["register"]["most_fall"])
+    decision = decide(challenger, serving, scores, limits, _read_forced())
     _apply(client, version, alias, decision, champion)
     if decision.gate == "promoted":
         store.record_serving(model, version.version, version.run_id, PROMOTED, decision.reason)
@@ -133,8 +136,10 @@ def _log_missing(
     client: MlflowClient,
     experiment_id: str,
     candidates: dict[str, Candidate],
+    *,
     lineage: Lineage,
     parts: dict[str, pd.DataFrame],
+    key: SigningKey,
 ) -> dict[str, LoggedRun]:
     """Return the run of each candidate, after logging those that the server lacks."""
     runs = {}
@@ -154,6 +159,7 @@ def _log_missing(
             lineage=lineage,
             datasets=datasets,
             note=describe_run(candidates[name]),
+            key=key,
         )
         logger.info("{:<24} logged in {:.2f} s", name, time.perf_counter() - start)
     return runs
@@ -246,18 +252,21 @@ def _score(
     """Return the champion's scores, predicted by its own code, on the rows that the challenger is judged by."""
     test, gate = parts["test"], _unseen_labels(parts["feedback"], champion)
     judged = len(gate) >= least
-    names = load_table().feature_names
-    rows = pd.concat([test, gate] if judged else [test])[list(names)].to_numpy("float64")
+    coding = load_table().coding
+    rows = coding.frame(pd.concat([test, gate] if judged else [test]))
     try:
         with tempfile.TemporaryDirectory() as directory:
             files = open_serving_version(client, champion, settings, Path(directory))
             with ModelProcess(files) as process:
-                predicted = process.predict(rows, names).values
+                predicted = process.predict(rows, coding).values
     except (ModelProcessError, VersionFilesError, OSError) as error:
         logger.warning("version {} could not be scored: {}", champion.version, error)
         return NotScored(str(error))
     rmse = root_mean_squared_error(_actual(test), predicted[: len(test)])
-    return Scores(rmse, Held(_actual(gate), challenger.predict(gate), predicted[len(test) :]) if judged else None)
+    if not judged:
+        return Scores(rmse)
+    senders = {str(name): int(count) for name, count in gate["sender"].fillna(NO_SENDER).value_counts().items()}
+    return Scores(rmse, Held(_actual(gate), challenger.predict(gate), predicted[len(test) :], senders))
 
 
 def _actual(rows: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -28,12 +28,13 @@ from mlflow.exceptions import MlflowException
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from pipeline.mlflow_runs import configure_client, read_lineage
-from pipeline.serving_version import download_version
+from pipeline.serving_version import ServingVersion, open_serving_version
 from pipeline.workspace import prepare
+from tableloop.credentials import NoPasswordError
 from tableloop.mlflow_http import is_healthy
 from tableloop.model_process import ModelProcess, ModelProcessError
 from tableloop.settings import RegistrySettings
-from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5
+from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5, revocation_files
 from tableloop.state.layout import Layout
 from tableloop.table import load_table
 from tableloop.version_files import VersionFilesError
@@ -43,7 +44,7 @@ SAME = 1e-6  # of a metric computed once more by other libraries; one that was b
 
 
 class NotReproducibleError(Exception):
-    """The version cannot be built here; the message says what is another or missing."""
+    """The version cannot be built here; the message says what differs or is missing."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Comparison:
         return any(now is None or abs(now - recorded) > margin for recorded, now in self.metrics.values())
 
 
-def reproduce(client: MlflowClient, model: str, number: str, state_dir: Path) -> Comparison:
+def reproduce(client: MlflowClient, settings: RegistrySettings, number: str) -> Comparison:
     """Return the metrics of a version's training, recorded and built again.
 
     Raises
@@ -69,24 +70,24 @@ def reproduce(client: MlflowClient, model: str, number: str, state_dir: Path) ->
         Data, code or libraries are not those of the version, or a stage fails.
     """
     try:
-        version = client.get_model_version(model, number)
+        version = client.get_model_version(settings.model_name, number)
         run = client.get_run(version.run_id)
     except MlflowException as error:
-        raise NotReproducibleError(f"version {number} of {model}: {error.message}") from error
+        raise NotReproducibleError(f"version {number} of {settings.model_name}: {error.message}") from error
     with tempfile.TemporaryDirectory(prefix="reproduce-") as directory:
         workspace = prepare(Path(directory))
         try:
             client.download_artifacts(version.run_id, "inputs", directory)
         except MlflowException as error:
             raise NotReproducibleError(f"version {number} was logged without its inputs: {error.message}") from error
-        _use_labels(version, Layout(state_dir).workspace / FEEDBACK, workspace / FEEDBACK)
+        _use_labels(version, Layout(settings.state_dir).workspace / FEEDBACK, workspace / FEEDBACK)
         family = version.tags["family"]
         _use_params(Path(directory) / "inputs/params.yaml", family, workspace / "params.yaml")
         other_code = _compare_lineage(version, workspace)
         _run("preprocess", workspace)
         if other_code:
             test = pd.read_parquet(workspace / "data/processed/test.parquet")
-            built = _score(client, version, test, Path(directory) / "version")
+            built = _score(client, settings, version, test, Path(directory) / "version")
         else:
             _run("train", workspace)
             built = json.loads((workspace / "reports/metrics.json").read_text())[family]
@@ -96,14 +97,16 @@ def reproduce(client: MlflowClient, model: str, number: str, state_dir: Path) ->
     return Comparison(metrics, other_code)
 
 
-def _score(client: MlflowClient, version: ModelVersion, test: pd.DataFrame, directory: Path) -> dict[str, float]:
+def _score(
+    client: MlflowClient, settings: RegistrySettings, version: ModelVersion, test: pd.DataFrame, directory: Path
+) -> dict[str, float]:
     """Return the scores of a version on the test rows, predicted by its own code."""
-    names = load_table().feature_names
+    coding = load_table().coding
     directory.mkdir()
     try:
-        files = download_version(client, version.name, version.version, directory)
-        with ModelProcess(files) as process:
-            predicted = process.predict(test[list(names)].to_numpy("float64"), names).values
+        made = ServingVersion(version.version, version.run_id or "", version.tags)
+        with ModelProcess(open_serving_version(client, made, settings, directory)) as process:
+            predicted = process.predict(coding.frame(test), coding).values
     except (ModelProcessError, VersionFilesError, MlflowException, OSError) as error:
         raise NotReproducibleError(f"its model could not be run: {error}") from error
     actual = test[load_table().target_name]
@@ -115,15 +118,16 @@ def _score(client: MlflowClient, version: ModelVersion, test: pd.DataFrame, dire
 
 
 def _use_labels(version: ModelVersion, source: Path, target: Path) -> None:
-    """Copy the batches that the version was trained on; newer ones stay away."""
+    """Copy the batches that the version was trained on, and what was revoked by then; newer ones stay away."""
     count = int(version.tags.get("feedback_batches", "0"))
     batches = batch_files(source)[:count]
-    if count and (len(batches) < count or batches_md5(batches) != version.tags["feedback_md5"]):
+    revocations = revocation_files(source)[: int(version.tags.get("revocations", "0"))]
+    if count and (len(batches) < count or batches_md5([*batches, *revocations]) != version.tags["feedback_md5"]):
         raise NotReproducibleError(
             f"its {count} batches of labels with md5 {version.tags['feedback_md5']} are not in {source}"
         )
-    for batch in batches:
-        shutil.copyfile(batch, target / batch.name)
+    for file in (*batches, *revocations):
+        shutil.copyfile(file, target / file.name)
 
 
 def _use_params(recorded: Path, family: str, target: Path) -> None:
@@ -136,7 +140,7 @@ def _use_params(recorded: Path, family: str, target: Path) -> None:
 
 
 def _compare_lineage(version: ModelVersion, workspace: Path) -> str | None:
-    """Return how the code here is another than the version's, None when it is the same."""
+    """Return how the code here differs from the version's; None when it does not."""
     before = Path.cwd()
     os.chdir(workspace)
     try:
@@ -177,17 +181,18 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = RegistrySettings()
     if not is_healthy(settings.mlflow_tracking_uri):
-        sys.stderr.write(f"the MLflow server does not answer at {settings.mlflow_tracking_uri}\n")
+        sys.stderr.write(f"{settings.registry} does not answer\n")
         return IMPOSSIBLE
-    configure_client(settings.mlflow_tracking_uri)
     try:
-        found = reproduce(MlflowClient(), settings.model_name, arguments.version, settings.state_dir)
-    except NotReproducibleError as error:
+        configure_client(settings)
+        found = reproduce(MlflowClient(), settings, arguments.version)
+    except (NoPasswordError, NotReproducibleError) as error:
         sys.stderr.write(f"version {arguments.version} cannot be reproduced here: {error}\n")
         return IMPOSSIBLE
     sys.stdout.write(f"{'metric':<26}{'recorded':>20}{'found now':>20}\n")
     for name, (recorded, now) in found.metrics.items():
         sys.stdout.write(f"{name:<26}{recorded!s:>20}{now!s:>20}{'' if recorded == now else '  differs'}\n")
+    sys.stdout.flush()  # what is said on stderr comes after the table, also in a pipe
     version, count = f"version {arguments.version}", len(found.metrics)
     if found.other_code:
         outcome = "gives other test metrics than those recorded" if found.differs else "still gives its test metrics"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import getpass
 import json
 import os
 import shutil
@@ -24,10 +23,12 @@ from types import FrameType
 from typing import IO
 
 from pipeline.stage_runner import FORCED, REPORTS, RESULTS, StageResult, read_results
-from pipeline.workspace import prepare
+from pipeline.workspace import dvc_environment, prepare
+from tableloop.environment import user
 from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
-from tableloop.settings import RegistrySettings
-from tableloop.state.database import BEGAN_BY, Store, StoreError
+from tableloop.settings import RegistrySettings, as_environment
+from tableloop.state.database import BEGAN_BY, Store
+from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock
 
@@ -52,6 +53,7 @@ def retrain(settings: RegistrySettings, store: Store) -> str | None:
     layout.stages.mkdir(parents=True)
     workspace = prepare(settings.state_dir)
     _take_labels(store, workspace)
+    _take_revocations(store, workspace)
     with _dvc(layout, settings) as process:
         pass
     results = read_results(layout.stages)
@@ -74,20 +76,10 @@ def failure_of(results: dict[str, StageResult]) -> str | None:
 @contextlib.contextmanager
 def _dvc(layout: Layout, settings: RegistrySettings) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``dvc repro`` in a process group of its own, and end all of it when we are told to stop."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "STATE_DIR": str(settings.state_dir),
-        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
-        "MODEL_NAME": settings.model_name,
-        "MODEL_ALIAS": settings.model_alias,
-        "DVC_SITE_CACHE_DIR": str(layout.workspace / ".dvc/site"),
-        RESULTS: str(layout.stages),
-        "DVC_NO_ANALYTICS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    environment.pop("PYTHONPATH", None)  # the stages import the workspace's code and no other
+    environment = dvc_environment(layout.workspace) | as_environment(settings) | {RESULTS: str(layout.stages)}
+    from_scratch = ["--force", "--no-run-cache"] if settings.retrain_from_scratch else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"],
+        [sys.executable, "-m", "dvc", "repro", *from_scratch],
         cwd=layout.workspace,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -123,18 +115,30 @@ def _take_labels(store: Store, workspace: Path) -> None:
         _say(f"new labels: {FEEDBACK / batch.name}", sys.stdout)
 
 
-def _is_registered(settings: RegistrySettings) -> bool:
-    """Return whether a version serves already.
+def _take_revocations(store: Store, workspace: Path) -> None:
+    if store.revoked():
+        from tableloop.state.label_batches import FEEDBACK, take_revocations  # noqa: PLC0415 - as above
+
+        take_revocations(store, workspace / FEEDBACK)
+
+
+def _why_not(settings: RegistrySettings) -> str:
+    """Return why a start need not train: a version serves already; an empty string when it has to.
 
     Nobody waits for the server where nothing was ever trained: the first training can begin while it starts.
     """
-    uri = settings.mlflow_tracking_uri
-    trained_before = (Layout(settings.state_dir).workspace / REPORTS / "metrics.json").exists()
+    uri, layout = settings.mlflow_tracking_uri, Layout(settings.state_dir)
+    trained_before = (layout.workspace / REPORTS / "metrics.json").exists()
     if trained_before and not wait_until_healthy(uri):
-        raise OSError(f"the MLflow server does not answer at {uri}")
+        silence = f"{settings.registry} does not answer"
+        if settings.has_foreign_registry and layout.champion_pointer.exists():
+            return f"{silence}: the service goes on with its local copy"
+        raise OSError(silence)
     if not trained_before and not is_healthy(uri):
-        return False
-    return has_alias(uri, settings.model_name, settings.model_alias)
+        return ""
+    if has_alias(uri, settings.model_name, settings.model_alias, login=settings.registry_login):
+        return f"{settings.model_name}@{settings.model_alias} is registered"
+    return ""
 
 
 def _write_phases(layout: Layout, results: dict[str, StageResult]) -> None:
@@ -165,16 +169,16 @@ def main() -> int:
     if arguments.force:
         if not arguments.reason.strip():
             parser.error("--force needs --reason, which is noted with the version")
-        os.environ[FORCED] = json.dumps({"by": _user(), "reason": arguments.reason})
+        os.environ[FORCED] = json.dumps({"by": user(), "reason": arguments.reason})
     settings = RegistrySettings()
     trigger = arguments.trigger or ("start" if arguments.unless_registered else "user")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
-        if arguments.unless_registered and _is_registered(settings):
-            _say(f"{settings.model_name}@{settings.model_alias} is registered: nothing to train", sys.stdout)
+        if arguments.unless_registered and (reason := _why_not(settings)):
+            _say(f"{reason}: nothing to train", sys.stdout)
             return 0
-        with retraining_lock(Layout(settings.state_dir)):
+        with retraining_lock(Layout(settings.state_dir), database_url=settings.database_url.get_secret_value()):
             return _retrain_and_tell(settings, trigger, arguments.reason)
     except BusyError as error:
         _say(str(error), sys.stderr)
@@ -190,8 +194,8 @@ def main() -> int:
 def _retrain_and_tell(settings: RegistrySettings, trigger: str, cause: str) -> int:
     """Retrain, write the history and the last line, and return the exit code; the caller holds the lock."""
     layout = Layout(settings.state_dir)
-    store = Store(layout.database)
-    number = store.begin_retraining(trigger, cause, BEGAN_BY.get(trigger) or _user())
+    store = Store.of(settings)
+    number = store.begin_retraining(trigger, cause, BEGAN_BY.get(trigger) or user())
     code = FAILED
     try:
         failure = retrain(settings, store)
@@ -206,7 +210,7 @@ def _retrain_and_tell(settings: RegistrySettings, trigger: str, cause: str) -> i
     try:
         store.end_retraining(number, outcome, version, reason, seconds)
     except StoreError as error:
-        failure = failure or f"the end of the retraining cannot be noted in {store.path}: {error}"
+        failure = failure or f"the end of the retraining cannot be noted in {store.place}: {error}"
     if failure:
         _say(failure, sys.stderr)
         return code
@@ -217,13 +221,6 @@ def _registration(workspace: Path) -> tuple[str, str, str]:
     """Return what the gate said, of which version, and why."""
     report = json.loads((workspace / REPORTS / "registration.json").read_text())
     return report["gate"], report["version"], report["reason"]
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"uid {os.getuid()}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Give the alias back to the version that served before: ``python -m pipeline.rollback [--reason WHY]``.
 
+Where somebody has set the alias on a version that does not serve, the one that serves gets it back.
 The service sees the moved alias at its next poll and swaps. The version that is left is marked with why, and no
 retraining promotes it again. Exit codes: 0 done, 1 there is nothing to go back to, 3 a retraining runs.
 """
@@ -14,13 +15,15 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.mlflow_runs import configure_client
+from pipeline.mlflow_runs import configure_client, find_version
 from pipeline.register import REPLACED, ROLLED_BACK
 from pipeline.serving_version import ServingVersion, find_serving_version
+from tableloop.credentials import NoPasswordError
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings
 from tableloop.state.database import REFUSED, Store
 from tableloop.state.database import ROLLED_BACK as ROLLED_BACK_TO
+from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock
 
@@ -32,7 +35,7 @@ class NothingToRollBackError(Exception):
 
 
 def roll_back(client: MlflowClient, store: Store, settings: RegistrySettings, reason: str) -> tuple[str, str]:
-    """Move the alias from the version that serves to the one that served before; return both numbers.
+    """Move the alias from the version that has it to the one that served before; return both numbers.
 
     Raises
     ------
@@ -43,13 +46,18 @@ def roll_back(client: MlflowClient, store: Store, settings: RegistrySettings, re
     current = find_serving_version(client, store, settings)
     if current is None:
         raise NothingToRollBackError(f"no version of {model} serves")
-    former = _former_version(client, store, model, current)
+    named = find_version(client, model, settings.model_alias)
+    former: ServingVersion | ModelVersion
+    if named is not None and named.version != current.version and current.tags is not None:
+        left, former = named.version, current
+    else:
+        left, former = current.version, _former_version(client, store, model, current)
     # The mark first: with the alias moved and no mark, a retraining killed in between could promote it again.
     if current.tags is not None:
-        client.set_model_version_tag(model, current.version, ROLLED_BACK, reason)
+        client.set_model_version_tag(model, left, ROLLED_BACK, reason)
     client.set_registered_model_alias(model, settings.model_alias, former.version)
     store.record_serving(model, former.version, former.run_id, ROLLED_BACK_TO, reason)
-    return current.version, former.version
+    return left, former.version
 
 
 def _former_version(client: MlflowClient, store: Store, model: str, current: ServingVersion) -> ModelVersion:
@@ -88,16 +96,17 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = RegistrySettings()
     if not is_healthy(settings.mlflow_tracking_uri):
-        sys.stderr.write(f"the MLflow server does not answer at {settings.mlflow_tracking_uri}\n")
+        sys.stderr.write(f"{settings.registry} does not answer\n")
         return 1
-    configure_client(settings.mlflow_tracking_uri)
     reason = arguments.reason or f"at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, no reason given"
     try:
-        layout = Layout(settings.state_dir)
-        with retraining_lock(layout, "a rollback"):
-            left, former = roll_back(MlflowClient(), Store(layout.database), settings, reason)
-    except (BusyError, NothingToRollBackError) as error:
-        sys.stderr.write(f"nothing rolled back: {error}\n")
+        configure_client(settings)
+        with retraining_lock(
+            Layout(settings.state_dir), "a rollback", database_url=settings.database_url.get_secret_value()
+        ):
+            left, former = roll_back(MlflowClient(), Store.of(settings), settings, reason)
+    except (BusyError, StoreError, NoPasswordError, NothingToRollBackError, MlflowException) as error:
+        sys.stderr.write(f"nothing rolled back: {' '.join(str(error).split())[:600]}\n")
         return BUSY if isinstance(error, BusyError) else 1
     sys.stdout.write(f"version {former} serves again instead of {left}: {reason}\n")
     return 0

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tableloop.files import Kind, Matrix, TableError, TableReader, TableWriter, check_table, features_of
+from tableloop.files import Kind, Matrix, TableError, TableReader, TableWriter, check_table
 from tableloop.mlflow_http import download_version, find_alias
 from tableloop.model.intervals import Answers
 from tableloop.model.onnx_scorer import BrokenScorerError, Scorer
 from tableloop.model_process import ModelProcess, ModelProcessError
 from tableloop.settings import RegistrySettings
 from tableloop.table import Table, load_table
-from tableloop.version_files import VersionFilesError, open_version
+from tableloop.version_files import VersionFilesError, describe_version, open_version
 
 KINDS: dict[str, Kind] = {".csv": "csv", ".parquet": "parquet"}
 Predict = Callable[[Matrix], Answers]
@@ -39,13 +39,13 @@ def score_file(source: Path, target: Path, predict: Predict, version: str, table
     partial = target.with_name(f".{target.name}.partial")
     try:
         with source.open("rb") as file:
-            rows = check_table(file, kind_of(source), table)
+            rows = check_table(file, kind_of(source), table, kind_of(target))
             reader = TableReader(file, kind_of(source), table)
             with partial.open("wb") as sink, tqdm(total=rows, unit="row", unit_scale=True) as progress:
                 writer = TableWriter(sink, reader.schema, kind_of(target), table.answer)
-                for batch in reader.batches():
+                for batch, features, _ in reader.batches():
                     ids = [str(uuid.uuid4()) for _ in range(batch.num_rows)]
-                    writer.write(batch, predict(features_of(batch, table.feature_names)), version, ids)
+                    writer.write(batch, predict(features), version, ids)
                     progress.update(batch.num_rows)
                 writer.close()
         partial.replace(target)
@@ -68,22 +68,23 @@ def kind_of(path: Path) -> Kind:
         raise TableError.of(f"{path}: the name must end in {' or '.join(KINDS)}") from None
 
 
-def load_predict(directory: Path) -> Predict:
+def load_predict(directory: Path, run_id: str, settings: RegistrySettings) -> Predict:
     """Return the predictions of a version's directory: of its compiled scorer, else of its model in its own process.
 
     Raises
     ------
     VersionFilesError, ModelProcessError
-        The files are not those of a version, or its model does not load.
+        The files are not those that were signed for this run, or the model does not load.
     """
-    files = open_version(directory)
+    files = open_version(directory, run_id, settings)
     if files.scorer is not None:
         try:
-            return Scorer.load(files.scorer).predict
+            scorer, to_its = Scorer.load(files.scorer), load_table().coding.to(files.coding)
+            return lambda rows: scorer.predict(to_its(rows))
         except BrokenScorerError as error:
             sys.stderr.write(f"the compiled scorer in {directory} is not used ({error}): scikit-learn is\n")
     process = ModelProcess(files)
-    return lambda rows: process.predict(rows, load_table().feature_names)
+    return lambda rows: process.predict(rows, load_table().coding)
 
 
 def main() -> None:
@@ -97,9 +98,8 @@ def main() -> None:
         for path in (options.source, options.target):
             kind_of(path)
         if options.model is not None:
-            rows = score_file(
-                options.source, options.target, load_predict(options.model), options.model.name, load_table()
-            )
+            predict = load_predict(options.model, describe_version(options.model).run_id, RegistrySettings())
+            rows = score_file(options.source, options.target, predict, options.model.name, load_table())
         else:
             rows = _score_by_registry(options.source, options.target)
     except (TableError, OSError) as error:
@@ -113,15 +113,16 @@ def _score_by_registry(source: Path, target: Path) -> int:
     settings = RegistrySettings()
     uri, name = settings.mlflow_tracking_uri, settings.model_name
     try:
-        found = find_alias(uri, name, settings.model_alias)
+        found = find_alias(uri, name, settings.model_alias, login=settings.registry_login)
     except OSError as error:
         raise OSError(f"the registry at {uri} does not answer ({error}): start it, or name a --model") from error
     if found is None:
         raise OSError(f"the registry at {uri} has no {name}@{settings.model_alias}: train one (make retrain)")
     version = str(found["version"])
     with tempfile.TemporaryDirectory() as directory:
-        download_version(uri, name, version, Path(directory))
-        return score_file(source, target, load_predict(Path(directory)), version, load_table())
+        download_version(uri, name, version, Path(directory), login=settings.registry_login)
+        predict = load_predict(Path(directory), str(found.get("run_id", "")), settings)
+        return score_file(source, target, predict, version, load_table())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pipeline.mlflow_runs import find_version
 from tableloop.settings import RegistrySettings
 from tableloop.state.database import SERVES, Store
 from tableloop.state.layout import Layout
-from tableloop.version_files import VersionFiles, open_version
+from tableloop.version_files import VersionFiles, VersionFilesError, open_version
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class ServingVersion:
 def find_serving_version(client: MlflowClient, store: Store, settings: RegistrySettings) -> ServingVersion | None:
     """Return the version that serves by the store's record, None when none does.
 
-    The alias says it where there is no record, as after an upgrade; and the service's local copy where somebody has
-    deleted the alias too.
+    Where there is no record, as after an upgrade, the alias says it; where somebody has deleted the alias too, the
+    service's local copy does.
     """
     model = settings.model_name
     copy = _local_copy(settings.state_dir)
@@ -48,33 +48,36 @@ def find_serving_version(client: MlflowClient, store: Store, settings: RegistryS
 def open_serving_version(
     client: MlflowClient, serving: ServingVersion, settings: RegistrySettings, directory: Path
 ) -> VersionFiles:
-    """Return the checked files of the champion: those of the registry, or else the service's local copy.
+    """Return the checked files of the champion: the service's local copy, or else those of the registry.
 
     Raises
     ------
     VersionFilesError
-        They are not those that the version was made with.
+        They are not those that were signed for the version.
     OSError
         There are none.
     """
-    if serving.tags is None:
-        failure = "the registry does not have it"
-    else:
-        try:
-            return download_version(client, settings.model_name, serving.version, directory)
-        except (MlflowException, OSError) as error:
-            failure = f"its files cannot be downloaded: {' '.join(str(error).split())[:300]}"
+    failure = "the registry does not have it, and the service has no copy of it"
     copy = _local_copy(settings.state_dir)
     if copy is not None and _is_copy_of(copy, serving):
-        return open_version(Layout(settings.state_dir).champion / copy["directory"])
-    raise OSError(f"{failure}, and the service has no copy of it")
+        try:
+            return open_version(Layout(settings.state_dir).champion / copy["directory"], serving.run_id, settings)
+        except VersionFilesError as error:
+            failure = f"the service's copy cannot be used: {error}"
+    if serving.tags is None:
+        raise OSError(failure)
+    try:
+        files = download_files(client, settings.model_name, serving.version, directory)
+    except (MlflowException, OSError) as error:
+        raise OSError(f"its files cannot be downloaded: {' '.join(str(error).split())[:300]}") from error
+    return open_version(files, serving.run_id, settings)
 
 
-def download_version(client: MlflowClient, model: str, number: str, directory: Path) -> VersionFiles:
-    """Return the checked files of a version of the registry, put into ``directory``."""
+def download_files(client: MlflowClient, model: str, number: str, directory: Path) -> Path:
+    """Return where the files of a version of the registry now are, below ``directory``."""
     # Not by "models:/name/version", which a name with a question mark is not.
     where = client.get_model_version_download_uri(model, number)
-    return open_version(Path(download_artifacts(where, dst_path=str(directory))))
+    return Path(download_artifacts(where, dst_path=str(directory)))
 
 
 def _known(client: MlflowClient, model: str, number: str, run_id: str) -> ServingVersion:

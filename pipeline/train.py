@@ -20,12 +20,15 @@ from tableloop.evaluation.extrapolation import Limits, measure
 from tableloop.evaluation.plots import write_plots
 from tableloop.evaluation.scores import gate_scores, scores
 from tableloop.model.candidates import Setting, build, kriging
-from tableloop.model.conformal import ConformalRegressor, Matrix, as_matrix
+from tableloop.model.coding import Matrix
+from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.kernel_search import with_kernel
 from tableloop.model.price_index import PriceIndex
 from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.table import Table, load_table
 
 T = TypeVar("T")
+BOOSTING = "hist_gradient_boosting"  # takes every table: estimates older values where no neighbours can
 Params = Mapping[str, Any]  # the section `train` of params.yaml
 Parts = Mapping[str, pd.DataFrame]
 
@@ -43,18 +46,38 @@ class Fitted:
 def setting_of(params: Params, table: Table) -> Setting:
     """Return what all candidates share."""
     place = (table.place.latitude, table.place.longitude) if table.place else None
-    return Setting(table.feature_names, place, params["kriging"], params["seed"])
+    gaps = not all(column.required for column in table.features)
+    return Setting(table.feature_names, place, params.get("kriging") or {}, params["seed"], table.kinds, gaps)
+
+
+def completed(params: Params, table: Table, rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the parameters with what they leave to the data: the kernel and where the price index begins.
+
+    An index is of ratios, and of differences where a value is zero or less and no lowest one is named.
+    """
+    X, y = _rows(rows, table)
+    index = params.get("price_index")
+    if index is not None:
+        index = {"lowest_value": float(y.min()) if y.min() > 0 else None, **index}
+    return {**params, "kriging": with_kernel(setting_of(params, table), X, y).kriging, "price_index": index}
 
 
 def new_model(name: str, params: Params, table: Table) -> ConformalRegressor:
     """Return an unfitted candidate of params.yaml with its intervals."""
     estimator = build(name, params["candidates"][name] or {}, setting_of(params, table))
-    return ConformalRegressor(estimator, list(table.feature_names), params["coverage"], params["least_error"])
+    names = list(table.feature_names)
+    return ConformalRegressor(estimator, names, params["coverage"], params.get("least_error"), table.kinds)
 
 
 def new_index(params: Params, table: Table) -> PriceIndex | None:
-    """Return the unfitted index that carries older values to newer prices; None for a table without a place."""
-    return PriceIndex(kriging(setting_of(params, table)), **params["price_index"]) if table.place else None
+    """Return the unfitted index that carries older values to newer prices; None where the parameters have none."""
+    index = params.get("price_index")
+    if not index:
+        return None
+    setting = setting_of(params, table)
+    if table.place:
+        return PriceIndex(kriging(setting), **index)
+    return PriceIndex(build(BOOSTING, params["candidates"].get(BOOSTING) or {}, setting), **index)
 
 
 def fit_candidate(name: str, params: Params, table: Table, parts: Parts) -> ConformalRegressor:
@@ -67,8 +90,8 @@ def fit_candidate(name: str, params: Params, table: Table, parts: Parts) -> Conf
     """
     try:
         model = new_model(name, params, table)
-        model.fit(*_rows(parts["train"], table))
-        return model.calibrate(*_rows(parts["validation"], table))
+        model.fit(*_rows(_some(parts["train"], _most(name, params)), table))
+        return model.calibrate(*_rows(_some(parts["validation"], _most(name, params)), table))
     except Exception as error:
         raise StageError(f"candidate {name}: {type(error).__name__}: {error}") from error
 
@@ -79,14 +102,18 @@ def refit_winner(name: str, params: Params, table: Table, parts: Parts, labelled
     The choice is made, so the validation rows are worth more as training rows. Its intervals come from the same rows,
     each seen by models that did not know it. ``labelled`` rows come after the raw ones, and an index carries these to
     their prices.
+
+    `train.most_rows` bounds the rows of the intervals here, a candidate's own those of all that it is fitted on.
     """
-    rows = _not_for_testing(parts)
+    rows = _some(_not_for_testing(parts), (params["candidates"][name] or {}).get("most_rows"))
     try:
         model = new_model(name, params, table)
+        most = params.get("most_rows")
         if labelled.empty:
-            return model.fit_calibrated(*_rows(rows, table))
+            return model.fit_calibrated(*_rows(rows, table), most_rows=most)
         rows = pd.concat([rows.assign(batch=0), labelled], ignore_index=True)
-        return model.fit_calibrated(*_rows(rows, table), index=new_index(params, table), batch=rows["batch"])
+        index = new_index(params, table)
+        return model.fit_calibrated(*_rows(rows, table), index=index, batch=rows["batch"], most_rows=most)
     except Exception as error:
         raise StageError(f"candidate {name}: {type(error).__name__}: {error}") from error
 
@@ -111,7 +138,7 @@ def fit_all(pool: Executor, params: Params, table: Table, parts: Parts, labelled
     """Return the candidates; with labels only those that are meant for them."""
     names, fitting = list(params["candidates"]), parts
     if len(labelled):
-        names = [name for name in params["with_labels"] if name in names] or names
+        names = [name for name in params.get("with_labels", ()) if name in names] or names
         fitting = {**parts, **at_present(params, table, parts, labelled)}
     fits = {name: pool.submit(_timed_fit, name, params, table, fitting) for name in names}
     fitted = {}
@@ -129,8 +156,9 @@ def limits_of(model: ConformalRegressor, params: Params, table: Table, parts: Pa
         model,
         *_rows(_not_for_testing(parts), table),
         *_rows(parts["test"], table),
+        linear=build("linear", {}, setting_of(params, table)),
         latitude=table.place.latitude if table.place else None,
-        **params["limits"],
+        **(params.get("limits") or {}),
     )
 
 
@@ -151,6 +179,7 @@ def main() -> None:
     feedback = pd.read_parquet(PROCESSED / "feedback.parquet")
     labelled = feedback[feedback["part"].isin(["train", "validation"])]
     gate = feedback[feedback["part"] == "gate"]
+    params = completed(params, table, parts["train"])
     MODELS.mkdir(exist_ok=True)
     REPORTS.mkdir(exist_ok=True)
     # One candidate a process, each with one thread: the numbers are those of one core, in the time of all.
@@ -224,8 +253,21 @@ def _not_for_testing(parts: Parts) -> pd.DataFrame:
     return pd.concat([parts["train"], parts["validation"]], ignore_index=True)
 
 
+def _most(name: str, params: Params) -> int | None:
+    """Return how many rows a candidate is compared on at most."""
+    bounds = (params.get("most_rows"), (params["candidates"][name] or {}).get("most_rows"))
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _some(rows: pd.DataFrame, most: int | None) -> pd.DataFrame:
+    """Return at most so many of the rows, the same ones each time, in their order."""
+    if most is None or len(rows) <= most:
+        return rows
+    return rows.iloc[np.sort(np.random.default_rng(0).permutation(len(rows))[:most])].reset_index(drop=True)
+
+
 def _rows(part: pd.DataFrame, table: Table) -> tuple[Matrix, Matrix]:
-    return as_matrix(part, table.feature_names), part[table.target_name].to_numpy(np.float64)
+    return table.coding.frame(part), part[table.target_name].to_numpy(np.float64)
 
 
 def _save(name: str, model: ConformalRegressor) -> None:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pipeline
 from pipeline.git_commit import COMMIT_FILE, source_commit
+from tableloop.environment import DVC, user
 from tableloop.state.layout import Layout
+from tableloop.table import DATA, FILE, SHIPPED, load_table, params_file
 
 ROOT = Path(pipeline.__file__).parents[1]
 CODE = ("pipeline", "tableloop")
+RAW = Path("data/raw")
+PARAMS = "params.yaml"
+CACHE = Path(".dvc/cache")
+PRETRAINED = ROOT / ".runtime" / "pretrained"  # only an image has it: `pipeline.pretrain`
 
 
-def prepare(state_dir: Path, root: Path = ROOT) -> Path:
-    """Bring STATE_DIR/workspace up to date with the code and raw data in ``root``, and return it.
+def prepare(state_dir: Path, root: Path = ROOT, *, pretrained: bool = True) -> Path:
+    """Bring STATE_DIR/workspace up to date with the code in ``root`` and the table's directory, and return it.
+
+    A table that has no params.yaml uses that of ``root``.
+
+    One that never trained gets what was trained when the image was built, unless ``pretrained`` is false.
 
     Copies, never links: the image and the workspace may lie on different disks. A dvc.lock is put there only when
     there is none, because the workspace's own is newer. The caller makes sure that no training runs in it.
@@ -26,19 +38,28 @@ def prepare(state_dir: Path, root: Path = ROOT) -> Path:
         When something cannot be read or written.
     """
     workspace = Layout(state_dir).workspace
-    wanted = {Path(name) for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config", ".dvcignore")}
-    wanted.add(Path("data/table.yaml"))
-    wanted |= {path.relative_to(root) for folder in CODE for path in (root / folder).rglob("*.py")}
-    wanted |= {path.relative_to(root) for path in (root / "data/raw").iterdir() if path.is_file()}
-    wanted |= {path.relative_to(root) for path in (root / "data/feedback").glob("*.md")}  # the batches are made here
+    shipped = root / SHIPPED.name
+    table = shipped if DATA == SHIPPED else DATA
+    described = load_table(table)
+    wanted = {Path(name): root / name for name in ("dvc.yaml", "requirements.lock", ".dvc/config", ".dvcignore")}
+    wanted[Path(PARAMS)] = root / PARAMS if table == shipped else params_file(table)
+    wanted |= {Path("data") / name: table / name for name in (FILE, described.path)}
+    wanted |= {path.relative_to(root): path for folder in CODE for path in (root / folder).rglob("*.py")}
+    # The batches are made here.
+    wanted |= {path.relative_to(root): path for path in (root / "data/feedback").glob("*.md")}
     (workspace / "data/feedback").mkdir(parents=True, exist_ok=True)
-    for path in sorted(wanted):
-        _copy(root / path, workspace / path)
-    for folder in (*CODE, "data/raw"):
+    for path, source in sorted(wanted.items()):
+        _copy(source, workspace / path)
+    for folder in (*CODE, RAW):
         for path in (workspace / folder).rglob("*"):
             if path.is_file() and path.relative_to(workspace) not in wanted:
                 path.unlink()
-    if not (workspace / "dvc.lock").exists() and (root / "dvc.lock").exists():
+    pretrained = pretrained and table == shipped
+    if pretrained and PRETRAINED.exists() and not (workspace / "dvc.lock").exists():
+        shutil.rmtree(workspace / CACHE, ignore_errors=True)
+        shutil.copytree(PRETRAINED / "cache", workspace / CACHE, copy_function=shutil.copyfile)
+        _copy(PRETRAINED / "dvc.lock", workspace / "dvc.lock")
+    if table == shipped and not (workspace / "dvc.lock").exists() and (root / "dvc.lock").exists():
         _copy(root / "dvc.lock", workspace / "dvc.lock")
     # The state directory may lie inside somebody's git repository; DVC has no business there.
     (workspace / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
@@ -47,6 +68,20 @@ def prepare(state_dir: Path, root: Path = ROOT) -> Path:
     for name in ("rwlock", "rwlock.lock", "lock"):
         (workspace / ".dvc/tmp" / name).unlink(missing_ok=True)
     return workspace
+
+
+def dvc_environment(workspace: Path) -> dict[str, str]:
+    """Return the environment for DVC and its stages, which import the workspace's code and no other."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "DVC_SITE_CACHE_DIR": str(workspace / ".dvc/site"),
+        **DVC,
+        "LOGNAME": user(),  # DVC does not go on without
+        "PYTHONUNBUFFERED": "1",
+    }
+    for name in ("PYTHONPATH", "TABLE"):  # the workspace has a copy of the table
+        environment.pop(name, None)
+    return environment
 
 
 def _copy(source: Path, target: Path) -> None:

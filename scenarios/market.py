@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.spatial import cKDTree
+import yaml
 
-from pipeline.preprocess import check, split
-from pipeline.stage_runner import load_params, raw_data
-from tableloop.table import Place, Story, Table
+from pipeline.preprocess import check, read_raw, split
+from scenarios.story import concerned_rows, default_story
+from tableloop.table import DATA, Column, Table, Value, params_file
 
 KEPT = 0.25  # of the rows, for the time after the promotion
-EARTH_KM = 6371.0
 
 Matrix = npt.NDArray[np.float64]
 
@@ -25,27 +24,41 @@ class Market:
 
     A quarter is kept until `only_new`: rows that were asked about and labelled before may have been trained on since.
 
+    Parameters
+    ----------
+    rows
+        Rows that no version was trained on; a quarter of them is kept.
+    more
+        Further rows to ask about before `only_new`, where there are few of the others: a window of the same few rows
+        again and again is another one than the table's.
+
     Attributes
     ----------
+    story
+        The table's, or the one that is made for it.
     features, values
-        The columns of the rows, (n, features), and their true values as they are in the table, (n,).
+        The coded columns of the rows, (n, features), and their true values as they are in the table, (n,).
     changed
-        Their values in the changed market of `table.story`, (n,); the same values for a table without a story.
+        Their values when the story has happened, (n,).
     """
 
-    def __init__(self, rows: pd.DataFrame, table: Table) -> None:
-        rows = rows.sample(frac=1, random_state=0)
-        self.features: Matrix = rows[list(table.feature_names)].to_numpy(np.float64)
-        self.values: Matrix = rows[table.target.name].to_numpy(np.float64)
-        self.changed = self.values
-        self._favoured, self._share = np.zeros(len(rows), dtype=bool), 0.0
-        if table.story and table.place:
-            near = near_line(rows, table.place, table.story)
-            self.changed = np.where(near, self.values * table.story.factor, self.values)
-            self._favoured = near & (rows[table.place.latitude].to_numpy() < table.story.south_of)
-            self._share = table.story.share
-        self._random = np.random.default_rng(1)
+    def __init__(self, rows: pd.DataFrame, table: Table, more: pd.DataFrame | None = None) -> None:
         kept = int(len(rows) * KEPT)
+        parts = [part.sample(frac=1, random_state=0) for part in (rows, more) if part is not None]
+        rows = pd.concat(parts, ignore_index=True)
+        self.features: Matrix = table.coding.frame(rows)
+        self.values: Matrix = rows[table.target_name].to_numpy(np.float64)
+        self.story = table.story or default_story(self.features, self.values, table)
+        concerned = concerned_rows(self.features, self.story, table)
+        self.changed = np.where(concerned, self._moved(table.target), self.values)
+        self._favoured = concerned
+        if table.place is not None:
+            latitudes = self.features[:, table.feature_names.index(table.place.latitude)]
+            self._favoured = concerned & (latitudes < self.story.south_of)
+        natural = rows[list(table.feature_names)].astype(object)
+        self._asked: list[list[Value]] = natural.where(natural.notna(), None).to_numpy().tolist()
+        self._told: tuple[set[int], set[int]] = (set(), set())
+        self._random = np.random.default_rng(1)
         self._kept = np.arange(kept)
         self._take(np.arange(kept, len(rows)))
 
@@ -53,40 +66,38 @@ class Market:
         """From now on give rows that were not asked about before."""
         self._take(self._kept)
 
-    def next(self, *, changed: bool) -> tuple[list[float], float]:
-        """Return the features of the next row and its value, in the changed market or as it is in the table."""
+    def next(self, *, changed: bool) -> tuple[list[Value], float, bool]:
+        """Return the features of the next row, its value, and whether it is the first time that this is told.
+
+        The value is the one when the story has happened, or as it is in the table.
+        """
         if not changed:
             row = next(self._all)
-            return self.features[row].tolist(), float(self.values[row])
-        row = next(self._of_favoured if self._random.random() < self._share else self._of_others)
-        return self.features[row].tolist(), float(self.changed[row])
+        else:
+            row = next(self._of_favoured if self._random.random() < self.story.share else self._of_others)
+        told = self._told[changed]
+        first = row not in told
+        told.add(row)
+        return self._asked[row], float((self.changed if changed else self.values)[row]), first
+
+    def _moved(self, target: Column) -> Matrix:
+        """Return every value changed as those that the story is about: one that is possible."""
+        moved = np.clip(self.values * self.story.factor + self.story.plus, target.minimum, target.maximum)
+        return np.round(moved) if target.type == "integer" else moved
 
     def _take(self, numbers: npt.NDArray[np.intp]) -> None:
         favoured = self._favoured[numbers]
         self._all = self._again(numbers)
-        self._of_favoured, self._of_others = self._again(numbers[favoured]), self._again(numbers[~favoured])
+        groups = (group if len(group) else numbers for group in (numbers[favoured], numbers[~favoured]))
+        self._of_favoured, self._of_others = map(self._again, groups)
 
     def _again(self, numbers: npt.NDArray[np.intp]) -> Iterator[int]:
         while True:
             yield from self._random.permutation(numbers).tolist()
 
 
-def split_rows(table: Table) -> dict[str, pd.DataFrame]:
+def split_rows(table: Table, directory: Path = DATA) -> dict[str, pd.DataFrame]:
     """Return the raw rows as the pipeline splits them; no version is trained on those of "test"."""
-    fractions = load_params()["preprocess"]
-    rows = check(pd.read_csv(raw_data(table)), table)
+    fractions = yaml.safe_load(params_file(directory).read_text())["preprocess"]
+    rows = check(read_raw(directory / table.path, table), table)
     return split(rows, table.feature_names, fractions["test_fraction"], fractions["validation_fraction"])
-
-
-def near_line(rows: pd.DataFrame, place: Place, story: Story) -> npt.NDArray[np.bool_]:
-    """Return which rows lie within `story.kilometres` of the story's line, (n,)."""
-    line = np.concatenate([np.linspace(start, end, 50) for start, end in itertools.pairwise(story.line)])
-    places = rows[[place.latitude, place.longitude]].to_numpy(np.float64)
-    distances, _ = cKDTree(_on_sphere(line)).query(_on_sphere(places))
-    return np.asarray(distances < story.kilometres)
-
-
-def _on_sphere(degrees: Matrix) -> Matrix:
-    """Return latitudes and longitudes, (n, 2), as points in space, (n, 3), in kilometres."""
-    north, east = np.radians(degrees).T
-    return EARTH_KM * np.column_stack([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)])

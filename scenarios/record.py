@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tableloop.figures import error_figure
+
 SHOWN = 200  # labelled predictions in a live RMSE
 
 
@@ -60,7 +62,7 @@ class Record:
     def summary(self, version: str, since: float = 0.0) -> str:
         """Return `live` in words."""
         rmse, inside, count = self.live(version, since)
-        return f"live RMSE {rmse:.3f}, {inside:.0%} inside the intervals ({count} labels)"
+        return f"live RMSE {error_figure(rmse)}, {inside:.0%} inside the intervals ({count} labels)"
 
 
 def draw(record: Record, story: str, unit: str, file: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from scenarios.record import Record
 from scenarios.traffic import CONNECTIONS, RATE, Traffic
 from scenarios.watcher import Watcher
+from tableloop.figures import error_figure
 from tableloop.table import Table
 
 SECONDS = 180
@@ -19,14 +20,13 @@ GOAL = 0.7  # of the live RMSE that the former version had after the change
 
 
 def drift(table: Table, record: Record, traffic: Traffic, watcher: Watcher) -> list[str]:
-    """Change the market as the table's story says, and wait until a new version serves and errs less."""
-    assert table.story
+    """Let happen what the story says, and wait until a new version serves and errs less."""
     record.tell(f"version {watcher.first} serves; normal traffic, labels some seconds late")
     _watch(watcher, _at(record, NORMAL_SECONDS))
     record.tell(f"in the market that it knows: {record.summary(watcher.first)}")
     told = changed_at = record.seconds()
     traffic.changed = True
-    record.tell(f"SIMULATED: from now on {table.story.title}", "market changes")
+    record.tell(f"SIMULATED: from now on {traffic.story.title}", "market changes")
 
     def promoted() -> bool:
         nonlocal told
@@ -46,8 +46,8 @@ def drift(table: Table, record: Record, traffic: Traffic, watcher: Watcher) -> l
     _watch(watcher, _at(record, new_from + AFTERWARDS_SECONDS))
     after, inside, count = record.live(watcher.version, new_from)
     record.tell(
-        f"live RMSE {before:.3f} before, {after:.3f} after: {after / before:.2f} of it, in {table.rows} nobody asked "
-        f"about before; its intervals hold {inside:.0%} of {count} labels"
+        f"live RMSE {error_figure(before)} before, {error_figure(after)} after: {after / before:.2f} of it, in "
+        f"{table.rows} nobody asked about before; its intervals hold {inside:.0%} of {count} labels"
     )
     return [] if after <= GOAL * before else [f"the live RMSE fell to {after / before:.2f} only; {GOAL} is the goal"]
 

@@ -7,13 +7,16 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scenarios.market import Market
 from scenarios.record import Answer, Record
-from tableloop.table import Table
+from tableloop.table import Story, Table
+from tableloop.tls import connect
 
 CONNECTIONS = 4
 RATE = 32.0  # requests a second
@@ -24,14 +27,17 @@ UNANSWERED = (OSError, http.client.HTTPException, ValueError)  # what `Connectio
 class Connection:
     """One connection to a server of this machine, kept open."""
 
-    def __init__(self, port: int) -> None:
-        self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    def __init__(self, host: str, port: int, authorization: str = "", certificate: Path | None = None) -> None:
+        self._http = connect(host, port, 30, certificate)
+        self._headers = {"Content-Type": "application/json"} | (
+            {"Authorization": authorization} if authorization else {}
+        )
 
     def ask(self, path: str, body: object = None) -> tuple[int, Any]:
         """Return status and JSON of the answer to a GET, or to a POST when there is a body."""
         method, text = ("GET", None) if body is None else ("POST", json.dumps(body))
         try:
-            self._http.request(method, path, text, {"Content-Type": "application/json"} if text else {})
+            self._http.request(method, path, text, self._headers if text else {})
             answer = self._http.getresponse()
             return answer.status, json.loads(answer.read())
         except BaseException:
@@ -42,10 +48,10 @@ class Connection:
 class Traffic:
     """Threads that ask at a rate and send the labels later; the rate and the market may change at any time."""
 
-    def __init__(self, port: int, table: Table, market: Market, record: Record) -> None:
+    def __init__(self, connection: Callable[[], Connection], table: Table, market: Market, record: Record) -> None:
+        self._connection = connection
         self.rate = RATE
         self.changed = False
-        self._port = port
         self._table = table
         self._market = market
         self._record = record
@@ -66,33 +72,42 @@ class Traffic:
         for thread in self._threads:
             thread.join(10)
 
+    @property
+    def story(self) -> Story:
+        """What happens when the market changes."""
+        return self._market.story
+
     def only_new(self) -> None:
         """Ask about rows that were not asked about before."""
         with self._lock:
             self._market.only_new()
 
     def _predict(self) -> None:
-        connection, names = Connection(self._port), self._table.feature_names
+        connection, names = self._connection(), self._table.feature_names
         delay = np.random.default_rng()
         while not self._stop.is_set():
             with self._lock:
                 now = time.monotonic()
                 self._due = max(self._due + 1.0 / self.rate, now - 1.0)
                 wait = self._due - now
-                features, value = self._market.next(changed=self.changed)
+                features, value, first = self._market.next(changed=self.changed)
             if wait > 0 and self._stop.wait(wait):
                 break
             at = self._record.seconds()
             answer = self._request(connection, "/predict", dict(zip(names, features, strict=True)), {200})
             if answer is None:
                 continue
-            self._waiting.append((time.monotonic() + delay.uniform(*LABEL_DELAY), answer["prediction_id"], value))
+            if (
+                first
+            ):  # a row counts once, with its newest label: told again and again, it would be the gate's for ever
+                due = time.monotonic() + delay.uniform(*LABEL_DELAY)
+                self._waiting.append((due, answer["prediction_id"], value))
             error, interval = answer[self._table.answer] - value, answer["interval"]
             inside = interval["low"] <= value <= interval["high"]
             self._record.answers.append(Answer(at, answer["model_version"], error, inside))
 
     def _label(self) -> None:
-        connection = Connection(self._port)
+        connection = self._connection()
         while not self._stop.wait(1.0):
             now = time.monotonic()
             waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]

@@ -17,9 +17,9 @@ class Watcher:
     Raises `UNANSWERED` at the beginning, when the service does not answer.
     """
 
-    def __init__(self, port: int, prometheus_port: int, record: Record) -> None:
-        self._connection = Connection(port)
-        self._prometheus = Connection(prometheus_port)
+    def __init__(self, service: Connection, prometheus: Connection, record: Record) -> None:
+        self._connection = service
+        self._prometheus = prometheus
         self._record = record
         self.first = self.version = self._serving()
         self.retraining = False

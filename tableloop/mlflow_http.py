@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import time
@@ -12,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 WAIT_SECONDS = 120
+CHECK_SECONDS = 5.0
+WANTS_LOGIN = (401, 403)
+HERE = "mlflow-artifacts:"  # begins the address of artifacts that a server hands through
 # The server is beside us or on a private network: a proxy of the environment has no business in between.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class UnusableServerError(Exception):
+    """The server cannot be the registry; the message says why and the remedy."""
 
 
 def is_healthy(uri: str) -> bool:
@@ -23,7 +31,9 @@ def is_healthy(uri: str) -> bool:
     try:
         with _opener.open(f"{uri.rstrip('/')}/health", timeout=5) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except urllib.error.HTTPError as error:
+        return error.code in WANTS_LOGIN
+    except (OSError, http.client.HTTPException):
         return False
 
 
@@ -37,7 +47,51 @@ def wait_until_healthy(uri: str, seconds: float = WAIT_SECONDS) -> bool:
     return True
 
 
-def has_alias(uri: str, model: str, alias: str) -> bool:
+def check_server(uri: str, experiment: str, login: str = "") -> None:
+    """Return when the server can be the registry: it answers, takes the login, and hands artifacts through.
+
+    Raises
+    ------
+    OSError
+        It does not answer.
+    UnusableServerError
+        It answers, and cannot be used as it is.
+    """
+    try:
+        # Of the experiment where there is one: it keeps its place, whatever the server is started with later.
+        found = _experiment(uri, login, "get-by-name", experiment_name=experiment) or _experiment(
+            uri, login, "get", experiment_id="0"
+        )
+        if found and not found["artifact_location"].startswith(HERE):
+            raise UnusableServerError(
+                f"it keeps artifacts at {found['artifact_location']} and does not hand them through: start it with "
+                "--serve-artifacts and --artifacts-destination"
+            )
+        _get(uri, "mlflow-artifacts/artifacts", CHECK_SECONDS, login)
+    except urllib.error.HTTPError as error:
+        if error.code in WANTS_LOGIN:
+            wrong = "it does not take the login of" if login else "it wants a login: set"
+            reason = f"{wrong} MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD ({error.code} {error.reason})"
+        elif error.code == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            reason = "it does not hand artifacts through: start it with --serve-artifacts"
+        else:
+            reason = f"what answers there is no MLflow server ({error.code} {error.reason})"
+        raise UnusableServerError(reason) from None
+    except (http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        raise UnusableServerError(f"what answers there is no MLflow server ({error!r})") from None
+
+
+def _experiment(uri: str, login: str, call: str, **query: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = _get(uri, f"mlflow/experiments/{call}", CHECK_SECONDS, login, **query)["experiment"]
+    except urllib.error.HTTPError as error:
+        if _error_code(error) == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return found
+
+
+def has_alias(uri: str, model: str, alias: str, *, login: str = "") -> bool:
     """Return whether the registry behind an HTTP address has a version of the model under this alias.
 
     Raises
@@ -45,10 +99,10 @@ def has_alias(uri: str, model: str, alias: str) -> bool:
     OSError
         When the server does not answer, or answers with an error other than "there is none".
     """
-    return find_alias(uri, model, alias) is not None
+    return find_alias(uri, model, alias, login=login) is not None
 
 
-def find_alias(uri: str, model: str, alias: str, seconds: float = 10) -> dict[str, Any] | None:
+def find_alias(uri: str, model: str, alias: str, *, seconds: float = 10, login: str = "") -> dict[str, Any] | None:
     """Return the version under this alias as the server describes it, None when there is none.
 
     Raises
@@ -57,7 +111,7 @@ def find_alias(uri: str, model: str, alias: str, seconds: float = 10) -> dict[st
         When the server does not answer, or answers with an error other than "there is none".
     """
     try:
-        answer = _get(uri, "mlflow/registered-models/alias", seconds, name=model, alias=alias)
+        answer = _get(uri, "mlflow/registered-models/alias", seconds, login, name=model, alias=alias)
     except urllib.error.HTTPError as error:
         # No such model is a 404, no such alias a 400, told apart from other mistakes by the code in the answer.
         if _error_code(error) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
@@ -67,7 +121,9 @@ def find_alias(uri: str, model: str, alias: str, seconds: float = 10) -> dict[st
     return version
 
 
-def download_version(uri: str, model: str, version: str, directory: Path, seconds: float = 30) -> None:
+def download_version(
+    uri: str, model: str, version: str, directory: Path, *, seconds: float = 30, login: str = ""
+) -> None:
     """Put the files of a version into ``directory``, from a server that hands artifacts through.
 
     Raises
@@ -75,35 +131,40 @@ def download_version(uri: str, model: str, version: str, directory: Path, second
     OSError
         When the server does not answer, or keeps its artifacts elsewhere.
     """
-    where = _get(uri, "mlflow/model-versions/get-download-uri", seconds, name=model, version=version)["artifact_uri"]
-    scheme, _, path = where.partition(":/")
-    if scheme != "mlflow-artifacts":
+    call = "mlflow/model-versions/get-download-uri"
+    where = _get(uri, call, seconds, login, name=model, version=version)["artifact_uri"]
+    if not where.startswith(HERE):
         raise OSError(f"version {version} lies at {where}, which is not on the server")
-    _download(uri, path.lstrip("/"), directory, seconds)
+    _download(uri, where.removeprefix(HERE).lstrip("/"), directory, seconds, login)
 
 
-def _download(uri: str, path: str, directory: Path, seconds: float) -> None:
+def _download(uri: str, path: str, directory: Path, seconds: float, login: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    for file in _get(uri, "mlflow-artifacts/artifacts", seconds, path=path).get("files", []):
+    for file in _get(uri, "mlflow-artifacts/artifacts", seconds, login, path=path).get("files", []):
         name = Path(file["path"]).name
         if file.get("is_dir"):
-            _download(uri, f"{path}/{name}", directory / name, seconds)
+            _download(uri, f"{path}/{name}", directory / name, seconds, login)
             continue
         address = f"{uri.rstrip('/')}/api/2.0/mlflow-artifacts/artifacts/{urllib.parse.quote(f'{path}/{name}')}"
-        with _opener.open(address, timeout=seconds) as answer, (directory / name).open("wb") as target:
+        with _open(address, seconds, login) as answer, (directory / name).open("wb") as target:
             shutil.copyfileobj(answer, target)
 
 
-def _get(uri: str, call: str, seconds: float, **query: str) -> dict[str, Any]:
+def _open(address: str, seconds: float, login: str) -> Any:
+    headers = {"Authorization": login} if login else {}
+    return _opener.open(urllib.request.Request(address, headers=headers), timeout=seconds)  # noqa: S310 - of a setting
+
+
+def _get(uri: str, call: str, seconds: float, login: str = "", **query: str) -> dict[str, Any]:
     address = f"{uri.rstrip('/')}/api/2.0/{call}?{urllib.parse.urlencode(query)}"
-    with _opener.open(address, timeout=seconds) as answer:
+    with _open(address, seconds, login) as answer:
         content: dict[str, Any] = json.load(answer)
     return content
 
 
 def _error_code(error: urllib.error.HTTPError) -> str | None:
     try:
-        code: str | None = json.loads(error.read()).get("error_code")
+        answer = json.loads(error.read())
     except ValueError:
         return None
-    return code
+    return answer.get("error_code") if isinstance(answer, dict) else None

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tableloop.model import worker
+from tableloop.model.coding import Coding
 from tableloop.model.intervals import Answers
 from tableloop.model.trusted_types import FORMER_NAMES, TRUSTED_TYPES
 from tableloop.version_files import VersionFiles
@@ -98,17 +99,17 @@ class ModelProcess:
         self._end()
         self._remove()
 
-    def predict(self, rows: Matrix, columns: Sequence[str]) -> Answers:
-        """Return what the model says of rows of shape (n, k), whose columns have these names.
+    def predict(self, rows: Matrix, coding: Coding) -> Answers:
+        """Return what the model says of rows of shape (n, k) in this coding.
 
         Raises
         ------
         ModelProcessError
             A column of the model is missing, or the process died, took too long or answered nonsense.
         """
-        if missing := [name for name in self._files.columns if name not in columns]:
+        if missing := [name for name in self._files.columns if name not in coding.names]:
             raise ModelProcessError(f"it needs columns that are not there: {', '.join(missing)}")
-        ordered = np.ascontiguousarray(rows[:, [columns.index(name) for name in self._files.columns]], np.float64)
+        ordered = np.ascontiguousarray(coding.to(self._files.coding)(rows), np.float64)
         with self._lock:
             try:
                 return self._ask(ordered)

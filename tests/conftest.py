@@ -15,6 +15,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.integration.conftest import ROOT, Appliance
+from tests.postgres import Postgres, installed
 
 # OpenMP's threads spin while they wait for a core that somebody else has: on a busy machine one thread is ten times
 # as fast. Set before anything loads it.
@@ -91,6 +92,40 @@ def free_port() -> Callable[[], int]:
         raise AssertionError("no port is free")
 
     return find
+
+
+@pytest.fixture(scope="session")
+def new_postgres(free_port: Callable[[], int]) -> Iterator[Callable[..., Postgres]]:
+    """Return a function that starts a PostgreSQL server with options of its own; all end stopped."""
+    made: list[Postgres] = []
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as directory:
+        programs = installed(Path(directory))
+
+        def make(*options: str) -> Postgres:
+            own = Path(directory) / str(len(made))
+            own.mkdir()
+            made.append(Postgres(programs, own, free_port(), *options))
+            made[-1].start()
+            return made[-1]
+
+        yield make
+        for server in made:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(new_postgres: Callable[..., Postgres]) -> Postgres:
+    """Return a server that runs as long as the tests do, and does not wait for the disk."""
+    return new_postgres("-c", "fsync=off")
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Return where an empty store may be made, for a test that holds in both databases."""
+    if request.param == "SQLite":
+        return tmp_path / "predictions.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     *sorted(ROOT.glob("docs/*.md")),
     ROOT / "data/README.md",
+    ROOT / "tables/README.md",
     ROOT / "bench/README.md",
     ROOT / "CONTRIBUTING.md",
 ]
@@ -43,7 +44,7 @@ _PARTS = re.compile("|".join(f"({pattern})" for pattern in _VARIABLE))
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, why it is not run, if so, and what it prints, if that is shown."""
+    """A fenced block, with the reason if it is not run, and its output if the document shows it."""
 
     document: Path
     line: int
@@ -58,7 +59,7 @@ class Block:
 
 
 def blocks(document: Path) -> list[Block]:
-    """Return the blocks of a document; what a block prints belongs to it and is none of its own."""
+    """Return the blocks of a document. The output of a block is part of that block."""
     text = document.read_text()
     found: list[Block] = []
     end = -1
@@ -85,7 +86,7 @@ def assert_prints(shown: Block, printed: str) -> None:
 
 
 def difference(shown: Any, printed: Any, where: str = "") -> str | None:
-    """Return where two JSON values differ, None when they agree."""
+    """Return the place where two JSON values differ, or None when they agree."""
     if isinstance(shown, dict) and isinstance(printed, dict):
         wanted = shown.keys() - {"…"}
         if wanted - printed.keys() or ("…" not in shown and printed.keys() - wanted):
@@ -110,7 +111,7 @@ def difference(shown: Any, printed: Any, where: str = "") -> str | None:
 
 
 def _line_pattern(line: str) -> str:
-    """Return a pattern for a line in which what differs from run to run may be anything of its kind."""
+    """Return a pattern for a line. Parts that differ from run to run match any text of the same kind."""
     if line.strip() == "…":
         return r"(?:[^\n]*\n)*?"
     pattern, end = "", 0

@@ -13,6 +13,7 @@ from app.drift_metrics import NO_REPORT, read_report
 from app.schemas import DriftReport
 from tableloop.drift.report import as_html, as_text
 
+_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 Format = Literal["json", "text", "html"]
 _RESPONSES: openapi.Responses = {
     200: {
@@ -61,16 +62,12 @@ def drift(
     report = read_report(parts.store, parts.layout)
     wanted = format or _accepted(request.headers.get("accept", ""))
     if wanted == "html":
-        return HTMLResponse(as_html(report))
-    if wanted == "text":
-        return PlainTextResponse(as_text(report))
-    return JSONResponse(report)
+        return HTMLResponse(as_html(report), headers=_HEADERS)
+    return PlainTextResponse(as_text(report)) if wanted == "text" else JSONResponse(report)
 
 
 def _accepted(accept: str) -> Format:
     """Return the first known format in the header; browsers name HTML first."""
     kinds: dict[str, Format] = {"application/json": "json", "text/html": "html", "text/plain": "text"}
-    for kind in accept.split(","):
-        if known := kinds.get(kind.partition(";")[0].strip().lower()):
-            return known
-    return "json"
+    names = (part.partition(";")[0].strip().lower() for part in accept.split(","))
+    return next((kinds[name] for name in names if name in kinds), "json")

@@ -8,6 +8,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
+from threading import Lock
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
@@ -15,13 +16,13 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from app.deps import AppParts, Parts
+from app.deps import AppParts, MayPredict, Parts
 from app.drift_metrics import NoReportError, read_report
-from app.page_data import NoPlacesError, PageTable, Place, Places, page_table, read_places
+from app.page_data import Curve, DataRow, NoRowsError, PageTable, Points, Rows, table_rows
 from app.routes import system
 from app.routes.retrainings import iso, retrainings
 from app.schemas import TABLE, Features, Retraining
-from tableloop.state.database import StoreError
+from tableloop.state.errors import StoreError
 
 WEB: Final = Path(__file__).parent.parent / "web"
 RETRAININGS: Final = 5
@@ -35,14 +36,27 @@ _PAGE_HEADERS: Final = {
 }
 
 
-def _places() -> Places:
+_reading = Lock()  # the first requests of a page come at the same time
+
+
+def _rows() -> Rows:
     try:
-        return read_places()
-    except NoPlacesError as error:
+        with _reading:
+            return table_rows()
+    except NoRowsError as error:
         raise HTTPException(503, str(error)) from error
 
 
-AllPlaces = Annotated[Places, Depends(_places)]
+AllRows = Annotated[Rows, Depends(_rows)]
+
+
+def _places(rows: AllRows) -> Rows:
+    if rows.table.place is None:
+        raise HTTPException(404, f"the table {rows.table.name} has no columns for a place")
+    return rows
+
+
+AllPlaces = Annotated[Rows, Depends(_places)]
 Latitude = Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float, Query(ge=-180, le=180, allow_inf_nan=False)]
 
@@ -65,10 +79,26 @@ router = APIRouter(include_in_schema=False)
 
 @cache
 def _page() -> str:
-    words = {name: getattr(TABLE, name) for name in ("title", "description", "source", "row", "rows")} | {
+    input_ = "number" if all(column.is_number for column in TABLE.features) else "input"
+    unit = TABLE.display.unit or TABLE.target.unit
+    about = (TABLE.description, unit and f"Values are in {unit}", TABLE.source and f"Source: {TABLE.source}")
+    words = {
+        "title": TABLE.title,
+        "description": TABLE.description.rstrip(".") or TABLE.title,
+        "about": ". ".join(part.rstrip(".") for part in about if part) or TABLE.title,
+        "row": TABLE.row,
+        "rows": TABLE.rows,
         "target": TABLE.target.title.lower(),
-        "unit": TABLE.display.unit,
         "features": len(TABLE.features),
+        "input": input_,
+        "inputs": input_ if len(TABLE.features) == 1 else f"{input_}s",
+        "picture": "map" if TABLE.place else "chart",
+        "near": "Comparable places" if TABLE.place else f"Most similar {TABLE.rows}",
+        "compared": "comparable places" if TABLE.place else f"most similar {TABLE.rows}",
+        "one": "Place" if TABLE.place else TABLE.row.capitalize(),
+        "one_row": "" if TABLE.row == "row" else f"One {TABLE.row} per row. ",
+        "unless_placed": "" if TABLE.place else "hidden",
+        "if_placed": "hidden" if TABLE.place else "",
     }
     return Template((WEB / "index.html").read_text()).substitute(
         {name: escape(str(word)) for name, word in words.items()}
@@ -88,7 +118,8 @@ async def overview(parts: AppParts, response: Response) -> dict[str, Any]:
     champion = parts.predictor.keeper.current
     ready = await system.ready(parts, response)
     response.status_code = 200
-    rmse, labels = parts.feedback.live_errors.rmse(champion.version) if champion else (None, 0)
+    live_errors = parts.feedback.live_errors
+    rmse, labels = await run_in_threadpool(live_errors.rmse, champion.version) if champion else (None, 0)
     return {
         "now": iso(now),
         "health": await system.health(parts),
@@ -105,9 +136,9 @@ async def overview(parts: AppParts, response: Response) -> dict[str, Any]:
 
 
 @router.get("/table")
-def table(places: AllPlaces, parts: AppParts) -> PageTable:
+def table(rows: AllRows, parts: AppParts) -> PageTable:
     """Return the words, numbers and features that the page shows."""
-    return page_table(places, parts.predictor.keeper.current)
+    return rows.described(parts.predictor.keeper.current)
 
 
 @router.get("/places")
@@ -124,21 +155,45 @@ def all_places(places: AllPlaces, request: Request) -> Response:
 
 
 @router.get("/places/nearest")
-def nearest(places: AllPlaces, latitude: Latitude, longitude: Longitude) -> Place:
+def nearest(places: AllPlaces, latitude: Latitude, longitude: Longitude) -> DataRow:
     """Return the place nearest to a point."""
     return places.nearest(latitude, longitude)
 
 
-@router.post("/places/comparable")
-def comparable(places: AllPlaces, features: Features) -> list[Place]:
-    """Return near places that are like a row."""
-    return places.comparable(features)
+@router.get("/rows/points")
+def points(rows: AllRows, feature: str) -> Points:
+    """Return the rows of the chart, along a feature."""
+    if feature not in rows.table.feature_names:
+        raise HTTPException(404, f"there is no feature {feature[:100]}")
+    return rows.points(feature)
 
 
-@router.get("/places/example.csv")
-def example(places: AllPlaces) -> Response:
+@router.get("/rows/points/{number}")
+def row(rows: AllRows, number: int) -> DataRow:
+    """Return the row that is a point of the chart."""
+    if not 0 <= number < len(rows.shown):
+        raise HTTPException(404, f"there is no point {number}")
+    return rows.row(int(rows.shown[number]))
+
+
+@router.post("/rows/alike")
+def alike(rows: AllRows, features: Features) -> list[DataRow]:
+    """Return rows that are like one; those of a table with places are near it."""
+    return rows.alike(features)
+
+
+@router.get("/rows/example.csv")
+def example(rows: AllRows) -> Response:
     """Return a file to try `/predict/batch` with."""
-    return Response(places.example_file(), media_type="text/csv")
+    return Response(rows.example_file(), media_type="text/csv")
+
+
+@router.post("/curves")
+async def curves(rows: AllRows, features: Features, parts: AppParts, _: MayPredict) -> list[Curve]:
+    """Return how each feature of a row moves its prediction, without writing these predictions anywhere."""
+    champion = parts.predictor.champion()
+    async with parts.predictor.files:
+        return await run_in_threadpool(rows.curves, features, champion)
 
 
 def _of_the_store(parts: Parts) -> dict[str, Any]:

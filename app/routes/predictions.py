@@ -7,13 +7,13 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from app import file_predictions, openapi
-from app.deps import AppParts, LogLine
+from app.deps import AppParts, LogLine, MayPredict
 from app.direct_route import DirectRoute
 from app.schemas import FIRST, MAX_BATCH_ROWS, TABLE, Batch, Features, Prediction
 
 _RESPONSES: openapi.Responses = {
     200: openapi.answer("The prediction"),
-    413: openapi.TOO_LARGE,
+    413: openapi.problem("The body is larger than 64 KB", "the body is larger than 64 KB"),
     415: openapi.NOT_JSON,
     422: openapi.IMPOSSIBLE_ROW,
     503: openapi.NO_MODEL,
@@ -63,7 +63,7 @@ router = APIRouter(tags=["predictions"], responses=openapi.CRASH, route_class=Di
 
 
 @router.post("/predict", operation_id="predict", summary=f"Predict one {TABLE.row}", responses=_RESPONSES)
-async def predict(features: Features, parts: AppParts, line: LogLine) -> Prediction:
+async def predict(features: Features, parts: AppParts, line: LogLine, _: MayPredict) -> Prediction:
     """Predict one row.
 
     All fields are required, in any order. An impossible value is refused with the name of the field. A value outside
@@ -89,6 +89,6 @@ file is checked before the answer begins. An answer that ends early has no last 
     responses=_RESPONSES | _BATCH_RESPONSES,
     openapi_extra={"requestBody": {"content": openapi.FILE_IN}},
 )
-async def predict_batch(batch: Batch, parts: AppParts, line: LogLine) -> list[Prediction]:
+async def predict_batch(batch: Batch, parts: AppParts, line: LogLine, _: MayPredict) -> list[Prediction]:
     """Predict a list of rows; files are taken by the route before."""
     return await parts.predictor.many(batch, line)

@@ -33,22 +33,29 @@ async def health(parts: AppParts) -> Health:
         200: openapi.answer("The service can predict"),
         503: {
             "model": Readiness,
-            **openapi.answer("The service cannot predict; `detail` says why", openapi.NOT_READY),
+            **openapi.answer(
+                "The service cannot predict, or not store predictions; `detail` says why", openapi.NOT_READY
+            ),
         },
     },
 )
 async def ready(parts: AppParts, response: Response) -> Readiness:
-    """Answer 200 with a model and 503 without; in both cases `detail` says what the service is doing."""
+    """Answer 200 with a model and a prediction log that can be written, else 503; `detail` says what is wrong."""
     predictor = parts.predictor
     champion = predictor.keeper.current
-    if champion is None:
+    problem = predictor.log.problem if predictor.log else None
+    others = None if parts.processes.others_have_models else "another process of the service has no model yet"
+    well = champion is not None and problem is None and others is None
+    if not well:
         response.status_code = 503
     return Readiness(
-        status="ready" if champion else "not ready",
-        detail=predictor.keeper.state,
+        status="ready" if well else "not ready",
+        detail=((problem or others) if champion else None) or predictor.keeper.state,
         model_version=champion.version if champion else None,
         source=champion.source if champion else None,
-        prediction_log="off" if predictor.log is None else predictor.log.problem or "on",
+        matches_registry=predictor.keeper.matches,
+        prediction_log="off" if predictor.log is None else problem or "on",
+        processes=parts.processes.taking,
     )
 
 
@@ -61,22 +68,18 @@ async def ready(parts: AppParts, response: Response) -> Readiness:
 async def model(parts: AppParts) -> ModelCard:
     """Describe the version that serves: its scores, its limits, and the data, code and run that it was made from."""
     champion = parts.predictor.champion()
-    metadata = champion.metadata
+    names = ("version", "run_id", "source", "engine", "registered_at")
+    described = champion.metadata.model_dump(exclude={"training_range", "kinds"})
     return ModelCard(
         name=parts.settings.model_name,
         alias=parts.settings.model_alias,
-        version=champion.version,
-        family=champion.family,
-        run_id=champion.run_id,
-        source=champion.source,
-        engine=champion.engine,
-        registered_at=champion.registered_at,
-        scores=metadata.get("scores", {}),
-        interval_coverage=champion.coverage,
-        data_md5=metadata.get("data_md5"),
-        code_digest=metadata.get("code_digest"),
-        training_range=dict(zip(TABLE.feature_names, champion.training_range, strict=True)),
-        limits=metadata.get("limits"),
+        **{name: getattr(champion, name) for name in names},
+        **described,
+        training_range={
+            column.name: [*known] if column.is_number else [*map(column.written, known)]
+            for column, known in zip(TABLE.features, champion.known, strict=True)
+            if isinstance(known, tuple)
+        },
     )
 
 
@@ -87,6 +90,7 @@ async def model(parts: AppParts) -> ModelCard:
     response_class=Response,
     responses={200: openapi.METRICS},
 )
-async def metrics(parts: AppParts) -> Response:
+def metrics(parts: AppParts) -> Response:
     """Answer in the text format of Prometheus. `docs/metrics.md` lists every metric."""
+    # In a thread: a store that does not answer must not halt everything else, nor have the process seem to hang.
     return Response(generate_latest(parts.registry), media_type=CONTENT_TYPE_LATEST)

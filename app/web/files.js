@@ -1,4 +1,4 @@
-// Files: sent with a progress bar; of the answer, also a file, the first rows are shown.
+// Send a file with a progress bar, and show the first rows of the scored file that comes back.
 
 import { askBytes, problemOf } from "./api.js";
 import { byId, count, element } from "./text.js";
@@ -22,7 +22,7 @@ export function watchFiles() {
     if (file) score(file);
   });
   byId("example").addEventListener("click", () =>
-    askBytes("places/example.csv")
+    askBytes("rows/example.csv")
       .then((bytes) => score(new File([bytes], "example.csv")))
       .catch((problem) => fail(problem.message)),
   );
@@ -87,7 +87,7 @@ async function finish(file, kind, { status, response }) {
     preview(rows);
     say(
       response.size <= PREVIEW_BYTES
-        ? `Done: ${count(text.trim().split("\n").length - 1)} rows.`
+        ? `Done: ${count(parse(text, Infinity).length - 1)} rows.`
         : `Done. The first ${rows.length - 1} rows:`,
     );
   } else {
@@ -156,9 +156,9 @@ function problems(number) {
   return `${number} problem${number === 1 ? "" : "s"}`;
 }
 
+/** Shorten a number with a decimal point; anything else may be a name, as 007 is. */
 function brief(cell) {
-  const number = Number(cell);
-  return cell === "" || Number.isNaN(number) ? cell : String(Number(number.toPrecision(6)));
+  return /^-?\d*\.\d+(e[-+]?\d+)?$/i.test(cell) ? String(Number(Number(cell).toPrecision(6))) : cell;
 }
 
 function size(bytes) {

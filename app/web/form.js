@@ -1,10 +1,14 @@
-// The form: each feature as a number and a slider that move together. Its texts come from the table.
+// The form: each feature with its control, the range of its values in training, and its curve.
 
-import { count, element, short } from "./text.js";
+import { controlOf, isHalfTyped } from "./controls.js";
+import { Curve } from "./curves.js";
+import { count, daysOf, element } from "./text.js";
 
-const STEPS = 1000; // of a slider
-
-const brief = (number) => count(Number(number.toPrecision(3)));
+/** An end of a range: of whole numbers as it is, as it may be a year; of others three digits; of a date the day. */
+function brief(value, type) {
+  if (typeof value === "string") return value.slice(0, 10);
+  return type === "integer" && Math.abs(value) < 10_000 ? String(value) : count(Number(value.toPrecision(3)));
+}
 
 export class Form {
   /** `onAsk()` is called when somebody changes a value or submits the form. */
@@ -20,20 +24,17 @@ export class Form {
       event.preventDefault();
       askOnce();
     });
-    container.addEventListener("change", askOnce);
+    container.addEventListener("change", ({ target }) => {
+      if (isHalfTyped(target)) clearTimeout(asked);
+      else askOnce();
+    });
   }
 
   /** Make the fields, or update them with the training ranges of a new version. */
   describe(features) {
     for (const feature of features) {
-      const field = this.fields.get(feature.name);
-      if (field) {
-        field.describe(feature);
-      } else {
-        const made = new Field(feature);
-        this.fields.set(feature.name, made);
-        this.container.append(made.element);
-      }
+      if (this.fields.has(feature.name)) this.fields.get(feature.name).describe(feature);
+      else this.fields.set(feature.name, new Field(feature, this.container));
     }
   }
 
@@ -42,19 +43,33 @@ export class Form {
     this.blame({});
   }
 
-  /** Return the values of the fields: numbers, or the text that was typed if it is no number; without empty fields. */
+  /** Return the values of the fields, or the text that was typed if it is no value; without empty fields. */
   read() {
     const values = {};
     for (const [name, field] of this.fields) {
-      const value = field.read();
+      const value = field.control.read();
       if (value !== "") values[name] = value;
     }
     return values;
   }
 
+  /** Return whether the form has the values of a row, null for those that are missing. */
+  has(features) {
+    const values = this.read();
+    return Object.entries(features).every(([name, value]) => (values[name] ?? null) === value);
+  }
+
   /** Show messages at the fields, by name. */
   blame(messages) {
     for (const [name, field] of this.fields) field.blame(messages[name]);
+  }
+
+  /** Show how each feature moves the answer; all curves have one scale, so that they can be compared. */
+  showCurves(curves) {
+    const values = curves.flatMap(({ predicted }) => predicted);
+    const range = [Math.min(...values), Math.max(...values)];
+    const byName = new Map(curves.map((curve) => [curve.name, curve]));
+    for (const [name, field] of this.fields) field.showCurve(byName.get(name), range);
   }
 
   title(name) {
@@ -63,85 +78,61 @@ export class Form {
 }
 
 class Field {
-  constructor(feature) {
-    const { name } = feature;
-    const id = `field-${name}`;
-    this.number = element("input", { id, name, type: "text", inputMode: "decimal", autocomplete: "off" });
-    this.slider = element("input", { type: "range", min: 0, max: STEPS, ariaLabel: `${feature.title}, slider` });
+  constructor(feature, container) {
+    const id = `field-${feature.name}`;
+    this.control = controlOf(feature, id);
     this.range = element("p", { id: `${id}-range`, className: "note" });
     this.problem = element("p", { id: `${id}-problem`, className: "problem", hidden: true });
-    this.number.setAttribute("aria-describedby", `${this.range.id} ${this.problem.id}`);
-    const unit = element("span", { className: "unit", textContent: feature.unit });
+    this.main = this.control.parts[0];
+    this.main.setAttribute("aria-describedby", `${this.range.id} ${this.problem.id}`);
+    const unit = element("span", { className: "unit soft", textContent: feature.unit });
     const label = element("label", { htmlFor: id, title: feature.description }, feature.title, " ", unit);
-    this.element = element("div", { className: "field" }, label, this.number, this.slider, this.range, this.problem);
+    this.curve = new Curve(feature, (value) => {
+      this.set(value);
+      this.element.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+    const parts = [label, ...this.control.parts, this.curve.element, this.range, this.problem];
+    this.element = element("div", { className: `field ${feature.type}` }, ...parts);
+    container.append(this.element);
     this.describe(feature);
     this.set(feature.example);
-    this.slider.addEventListener("input", () => this._show(this._valueAt(this.slider.value / STEPS)));
-    this.number.addEventListener("input", () => this._follow());
+    this.element.addEventListener("input", () => this._mark());
   }
 
   describe(feature) {
-    this.feature = feature;
+    this.feature = this.control.feature = feature;
     const known = feature.training_range;
-    this.range.textContent = known ? `${brief(known[0])} to ${brief(known[1])} in training` : "";
-    this._follow();
+    const [low, high] = known ?? [];
+    const range = known ? [`${brief(low, feature.type)} to ${brief(high, feature.type)} in training`] : [];
+    if (!feature.required && feature.categories === null && feature.type !== "boolean") range.push("may be empty");
+    this.range.textContent = range.join("; ");
+    this.control.follow?.();
+    this._mark();
   }
 
   set(value) {
-    this._show(value);
-    this._follow();
-  }
-
-  /** Return the number with all digits that were set, unless somebody has typed another one. */
-  read() {
-    const text = this.number.value.trim();
-    if (text === this.shown) return this.exact;
-    const number = Number(text);
-    return text !== "" && Number.isFinite(number) ? number : text;
+    this.control.write(value);
+    this._mark();
   }
 
   blame(message) {
     this.problem.textContent = message ?? "";
     this.problem.hidden = !message;
-    this.number.setAttribute("aria-invalid", String(Boolean(message)));
+    this.main.setAttribute("aria-invalid", String(Boolean(message)));
   }
 
-  _show(value) {
-    this.exact = value;
-    this.shown = this.number.value = short(value);
-    this._mark(value);
+  showCurve(curve, range) {
+    this.curve.element.hidden = !curve;
+    if (curve) this.curve.show(this.feature, curve, range);
+    this._mark();
   }
 
-  /** Move the slider to where the number is. */
-  _follow() {
-    const value = this.read();
-    if (typeof value !== "number") return;
-    this.slider.value = Math.round(STEPS * this._shareOf(value));
-    this._mark(value);
-  }
-
-  _mark(value) {
+  _mark() {
+    const value = this.control.read();
     const known = this.feature.training_range;
-    const outside = Boolean(known) && (value < known[0] || value > known[1]);
-    this.element.classList.toggle("outside", outside);
-    this.slider.setAttribute("aria-valuetext", `${short(value)} ${this.feature.unit}`);
-    this.slider.style.setProperty("--share", `${100 * this._shareOf(value)}%`);
-  }
-
-  // The marks of the scale have equal distances on the slider, so that every part of it is useful.
-  _valueAt(share) {
-    const { scale } = this.feature;
-    const at = share * (scale.length - 1);
-    const below = Math.floor(at);
-    if (at === below) return scale[below];
-    return Number((scale[below] + (at - below) * (scale[below + 1] - scale[below])).toPrecision(5));
-  }
-
-  _shareOf(value) {
-    const { scale } = this.feature;
-    const above = scale.findIndex((mark) => value <= mark);
-    if (above <= 0) return above === 0 ? 0 : 1;
-    const [low, high] = [scale[above - 1], scale[above]];
-    return (above - 1 + (value - low) / (high - low)) / (scale.length - 1);
+    const size = typeof known?.[0] === "string" ? daysOf : (number) => number;
+    const outside = known && value !== "" && (size(value) < size(known[0]) || size(value) > size(known[1]));
+    this.element.classList.toggle("outside", Boolean(outside));
+    this.curve.mark(value === "" ? null : value);
   }
 }

@@ -1,11 +1,11 @@
-// The map that is clicked: zoomed, dragged, and walked with the keyboard.
+// The map: it is clicked, zoomed, dragged, and walked with the keyboard.
 
 import { Picture, View, colours, cross, pin, ring } from "./picture.js";
 import { amount, announce, place } from "./text.js";
 
 const MAX_ZOOM = 40;
 
-/** The map that is clicked; `onChoose(north, east)` is told where. */
+/** The map; `onChoose(north, east)` is called with the point that somebody chooses. */
 export class MapPanel {
   constructor(canvas, readout, onChoose) {
     this.picture = new Picture(canvas);
@@ -13,7 +13,7 @@ export class MapPanel {
     this.onChoose = onChoose;
     this.marks = [];
     this.cursor = null;
-    this.hovered = -1;
+    this.hovered = null;
     this._listen(canvas);
     new ResizeObserver(() => this.redraw()).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
@@ -21,7 +21,6 @@ export class MapPanel {
 
   show(places) {
     this.places = places;
-    this.all = null;
     this.redraw();
   }
 
@@ -32,7 +31,7 @@ export class MapPanel {
     this._drawAbove();
   }
 
-  /** Show a point in the middle, that many times as large as the whole. */
+  /** Centre the map on a point, `zoom` times as large as the whole map. */
   goTo(north, east, zoom) {
     this._show(this._view(north, east, this._whole().scale * zoom));
   }
@@ -85,8 +84,7 @@ export class MapPanel {
     this.view = view.scale <= whole.scale ? whole : view;
     // Over the whole map a finger scrolls the page; over a part of it, the map.
     this.picture.canvas.style.touchAction = this.view === whole ? "pan-y" : "none";
-    this.colours = colours(this.places.highest);
-    this.picture.drawDots(this.places, this.view, this.colours);
+    this.picture.drawDots(this.places, this.view, colours(this.places.highest));
     this._drawAbove();
   }
 
@@ -94,30 +92,24 @@ export class MapPanel {
     if (!this.places || !this.view) return;
     const context = this.picture.begin();
     const { width, height } = this.picture;
-    const style = getComputedStyle(this.picture.canvas);
-    const ink = style.getPropertyValue("--ink");
-    const paper = style.getPropertyValue("--map");
-    this._drawNames(context, ink, paper);
+    const { color: ink, backgroundColor: paper, accentColor: accent } = getComputedStyle(this.picture.canvas);
     const at = ({ north, east }) => [this.view.x(east, width), this.view.y(north, height)];
+    this._drawNames(context, at, ink, paper);
     for (const mark of this.marks) ring(context, ...at(mark), 4, ink, paper);
-    if (this.hovered >= 0) {
-      const point = { north: this.places.north[this.hovered], east: this.places.east[this.hovered] };
-      ring(context, ...at(point), 5, ink, paper);
-    }
+    if (this.hovered) ring(context, ...at(this.hovered), 5, ink, paper);
     if (this.cursor) cross(context, ...at(this.cursor), ink, paper);
-    if (this.chosen) pin(context, ...at(this.chosen), style.getPropertyValue("--accent"), paper);
+    if (this.chosen) pin(context, ...at(this.chosen), accent, paper);
   }
 
-  _drawNames(context, ink, paper) {
+  _drawNames(context, at, ink, paper) {
     const zoom = this.view.scale / this._whole().scale;
     context.font = "500 11px system-ui, sans-serif";
     context.lineJoin = "round";
     context.textBaseline = "middle";
     const taken = [];
-    for (const { name, north, east, zoom: from } of this.places.landmarks) {
-      if (zoom < from) continue;
-      const x = this.view.x(east, this.picture.width);
-      const y = this.view.y(north, this.picture.height);
+    for (const landmark of this.places.landmarks.filter((mark) => mark.zoom <= zoom)) {
+      const { name } = landmark;
+      const [x, y] = at(landmark);
       const width = context.measureText(name).width + 10;
       const left = x + width > this.picture.width;
       const [start, end] = left ? [x - width, x] : [x, x + width];
@@ -148,10 +140,13 @@ export class MapPanel {
     this.onChoose(point.north, point.east);
   }
 
-  _tell(i) {
-    const [north, east] = [this.places.north[i], this.places.east[i]];
-    const where = `${place(north, east)}${this.places.nearLandmark(north, east)}`;
-    this.readout.textContent = `${where}: about ${amount(this.places.value(i))} in the data`;
+  /** Describe the place nearest to a point below the map, and return that place. */
+  _tell(point) {
+    const nearest = this.places.nearest(point.north, point.east);
+    const where = place(nearest.north, nearest.east, this.places.digits);
+    const close = this.places.nearLandmark(nearest.north, nearest.east);
+    this.readout.textContent = `${where}${close}: about ${amount(nearest.value)} in the data`;
+    return nearest;
   }
 
   _listen(canvas) {
@@ -168,7 +163,10 @@ export class MapPanel {
       if (!this.view) return;
       const before = pointers.get(event.pointerId);
       const [x, y] = [event.offsetX, event.offsetY];
-      if (!before) return this._hover(x, y);
+      if (!before) {
+        this.hovered = this._tell(this._at(x, y));
+        return this._drawAbove();
+      }
       if (!moved && Math.hypot(x - before[0], y - before[1]) < 4) return;
       moved = true;
       pointers.set(event.pointerId, [x, y]);
@@ -184,37 +182,27 @@ export class MapPanel {
       }
     });
     canvas.addEventListener("pointerup", (event) => {
-      const clicked = pointers.delete(event.pointerId) && !moved && this.view;
-      if (!clicked) return;
+      if (!pointers.delete(event.pointerId) || moved || !this.view) return;
       this.cursor = null;
       this._choose(this._at(event.offsetX, event.offsetY));
     });
     canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
-    canvas.addEventListener("pointerleave", () => this._hover(-1, -1));
+    canvas.addEventListener("pointerleave", () => {
+      this.hovered = null;
+      this.readout.textContent = "";
+      this._drawAbove();
+    });
     // The wheel scrolls the page; a pinch on a touchpad comes as a wheel with Ctrl.
-    const onWheel = (event) => {
+    canvas.addEventListener("wheel", (event) => {
       if (!event.ctrlKey || !this.view) return;
       event.preventDefault();
       this.zoomBy(Math.exp(-event.deltaY / 100), event.offsetX, event.offsetY);
-    };
-    canvas.addEventListener("wheel", onWheel, { passive: false });
+    });
     canvas.addEventListener("keydown", (event) => this.view && this._key(event));
     canvas.addEventListener("blur", () => {
       this.cursor = null;
       this._drawAbove();
     });
-  }
-
-  _hover(x, y) {
-    if (x < 0) {
-      this.hovered = -1;
-      this.readout.textContent = "";
-    } else {
-      const { north, east } = this._at(x, y);
-      this.hovered = this.places.nearest(north, east);
-      this._tell(this.hovered);
-    }
-    this._drawAbove();
   }
 
   _key(event) {
@@ -226,10 +214,9 @@ export class MapPanel {
       this.cursor = { north: cursor.north + up, east: cursor.east + right / this.places.eastward };
       const { width, height } = this.picture;
       const [x, y] = [this.view.x(this.cursor.east, width), this.view.y(this.cursor.north, height)];
-      if (x < 0 || y < 0 || x > width || y > height) {
+      if (x < 0 || y < 0 || x > width || y > height)
         this._show(this._view(this.cursor.north, this.cursor.east, this.view.scale));
-      }
-      this._tell(this.places.nearest(this.cursor.north, this.cursor.east));
+      this._tell(this.cursor);
       clearTimeout(this.telling);
       this.telling = setTimeout(() => announce(this.readout.textContent), 300); // when the key is let go
       this._drawAbove();

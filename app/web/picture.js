@@ -17,7 +17,7 @@ export class View {
   }
 }
 
-/** A canvas that shows places through a view; what lies above the dots is drawn anew without drawing them again. */
+/** A canvas that shows places. Their dots are kept on a second canvas, so that the marks above can be redrawn alone. */
 export class Picture {
   constructor(canvas) {
     this.canvas = canvas;
@@ -25,7 +25,7 @@ export class Picture {
     this.fit();
   }
 
-  /** Take the size that the page gives it; false where it has none. */
+  /** Take the size that the page gives the canvas; return false if it gives none. */
   fit() {
     const ratio = window.devicePixelRatio || 1;
     this.width = this.canvas.clientWidth;
@@ -41,7 +41,9 @@ export class Picture {
   drawDots(places, view, colours) {
     const context = this.dots.getContext("2d");
     context.clearRect(0, 0, this.width, this.height);
-    const size = Math.min(7, Math.max(1.7, 0.0105 * view.scale));
+    // A thousandth of the map, but together at least a small part of it: few places have larger dots.
+    const least = Math.min(5, Math.max(1.7, 240 / Math.sqrt(places.count)));
+    const size = Math.min(7, Math.max(least, (places.reach / 896) * view.scale));
     const round = size > 3;
     context.globalAlpha = round ? 0.9 : 0.85;
     for (let i = 0; i < places.count; i++) {
@@ -75,13 +77,12 @@ export function drawLens(canvas, places, chosen, others) {
     Math.abs(north - chosen.north),
     Math.abs(east - chosen.east) * places.eastward,
   ]);
-  const reach = Math.max(0.02, ...distances);
+  const reach = Math.max(places.reach / 470, ...distances);
   const scale = Math.min(picture.width, picture.height) / (2.6 * reach);
   const view = new View(chosen.north, chosen.east, scale, places.eastward);
   picture.drawDots(places, view, colours(places.highest));
   const context = picture.begin();
-  const style = getComputedStyle(canvas);
-  const paper = style.getPropertyValue("--map");
+  const { color: ink, backgroundColor: paper, accentColor: accent } = getComputedStyle(canvas);
   context.font = "600 11px system-ui, sans-serif";
   context.textAlign = "center";
   context.textBaseline = "middle";
@@ -93,11 +94,11 @@ export function drawLens(canvas, places, chosen, others) {
     const aside = x < picture.width / 2 ? 17 : -17;
     while (taken.some(([otherX, otherY]) => Math.hypot(otherX - x, otherY - y) < 17)) x += aside;
     taken.push([x, y]);
-    fill(context, circle(x, y, 8.5), style.getPropertyValue("--ink"), paper);
+    fill(context, circle(x, y, 8.5), ink, paper);
     context.fillStyle = paper;
     context.fillText(String(i + 1), x, y + 0.5);
   });
-  pin(context, ...pinned, style.getPropertyValue("--accent"), paper);
+  pin(context, ...pinned, accent, paper);
   return (picture.width / view.scale) * KILOMETRES;
 }
 
@@ -120,6 +121,14 @@ export function ring(context, x, y, radius, ink, paper) {
 export function cross(context, x, y, ink, paper) {
   const arms = `M${x + 4} ${y}h10M${x - 4} ${y}h-10M${x} ${y + 4}v10M${x} ${y - 4}v-10`;
   outline(context, new Path2D(arms), ink, paper);
+}
+
+/** Draw a range as a vertical bar, and a value in it as a dot. */
+export function bar(context, x, low, high, value, colour, paper) {
+  const ends = `M${x} ${low}V${high}M${x - 6} ${low}h12M${x - 6} ${high}h12`;
+  stroke(context, new Path2D(ends), 6, paper);
+  stroke(context, new Path2D(ends), 3, colour);
+  fill(context, circle(x, value, 6), colour, paper);
 }
 
 export function pin(context, x, y, colour, paper) {

@@ -1,12 +1,19 @@
 // The state of the system: asked every few seconds while the page is visible, shown in words and not only in colour.
 
 import { ask } from "./api.js";
-import { ago, amount, announce, byId, count, element, sentence, setText } from "./text.js";
+import { ago, amount, announce, byId, count, element, precise, sentence, setText } from "./text.js";
 
 const EVERY = 3000; // milliseconds
 const PATIENCE = 6000;
 const STALE = 20_000; // the watchdog looks every two seconds, and waits three for an answer
-const TITLES = { api: "Prediction service", mlflow: "MLflow", prometheus: "Prometheus", grafana: "Grafana" };
+const TITLES = {
+  api: "Prediction service",
+  mlflow: "MLflow",
+  prometheus: "Prometheus",
+  alertmanager: "Alertmanager",
+  grafana: "Grafana",
+  "drift-monitor": "Drift monitor",
+};
 const WORDS = { up: "up", down: "down", starting: "starting", missing: "not installed", unknown: "not known" };
 const TRIGGERS = { start: "first training", user: "started by hand", drift: "started by the drift monitor" };
 const DRIFT = { drift: "bad", "no drift": "good", "check failed": "bad" };
@@ -68,16 +75,19 @@ function showServices({ model, ready, services }) {
     if (said && said !== "unknown" && said !== service.state)
       announce(`${service.title} is ${WORDS[service.state]}.`);
     setState(item, service.state, service.detail);
-    if (service.state === "missing") item.querySelector("a").removeAttribute("href");
-    else item.querySelector("a").href = addressOf(service);
+    link(item.querySelector("a"), service.title, service.state !== "missing" && addressOf(service));
   }
   const titles = (wanted) => services.filter(({ state }) => state === wanted).map(({ title }) => title);
   const [down, starting] = [titles("down"), titles("starting")];
   if (down.length) setPulse("down", `${list(down)} ${down.length > 1 ? "are" : "is"} down`);
   else if (!model) setPulse("starting", "No model yet");
+  else if (ready.status !== "ready") setPulse("down", "Predictions cannot be stored, so none are answered");
+  else if (ready.matches_registry === false)
+    setPulse("starting", `Version ${model.version} serves, which the registry's alias does not name`);
   else if (starting.length) setPulse("starting", `${list(starting)} ${starting.length > 1 ? "start" : "starts"}`);
   else setPulse("up", `Version ${model.version} serves`);
-  setText("model-state", model ? "" : sentence(ready.detail));
+  const well = model && ready.status === "ready" && ready.matches_registry !== false;
+  setText("model-state", well ? "" : sentence(ready.detail));
 }
 
 /** Return the services in the order of `TITLES`: this one, which answers, and the others as the watchdog saw them. */
@@ -94,10 +104,9 @@ function servicesOf({ health, now }) {
 }
 
 function newService(service) {
-  const title = element("a", { textContent: service.title });
   const state = element("span", { className: "state" });
   const dot = element("span", { className: "dot", ariaHidden: "true" });
-  const head = element("div", { className: "service" }, dot, title, state);
+  const head = element("div", { className: "row service" }, dot, element("a"), state);
   const item = element("li", { id: `service-${service.name}` }, head, element("p", { className: "note" }));
   byId("services").append(item);
   return item;
@@ -120,9 +129,13 @@ function setPulse(state, text) {
   setText("pulse", text);
 }
 
-/** Return the address of a service for this browser. A host without a dot is on the machine that this page is from. */
+/**
+ * Return the address of a service for this browser, null of one that has no pages. A host without a dot is on the
+ * machine that this page is from.
+ */
 function addressOf({ name, address }) {
   if (name === "api") return "docs";
+  if (!address) return null;
   const url = new URL(address);
   if (!url.hostname.includes(".") || url.hostname === "127.0.0.1") url.hostname = location.hostname;
   return url.href;
@@ -135,20 +148,19 @@ function showModel({ model, services, now }) {
   const mlflow = server && addressOf(server).replace(/\/$/, "");
   const registered = mlflow && model.source !== "dummy";
   const versions = `${mlflow}/#/models/${encodeURIComponent(model.name)}/versions`;
-  link("model-version", `${model.name} ${model.version}`, registered && `${versions}/${model.version}`);
+  link(byId("model-version"), `${model.name} ${model.version}`, registered && `${versions}/${model.version}`);
   setText("model-age", model.registered_at ? ago(model.registered_at, now) : "no");
   setText("model-family", model.family);
   const { test_rmse: rmse } = model.scores;
-  setText("model-error", rmse === undefined ? "not measured" : `${amount(rmse)} (RMSE ${rmse.toFixed(3)} on test rows)`);
+  setText("model-error", rmse === undefined ? "not measured" : `${amount(rmse)} (RMSE ${precise(rmse)} on test rows)`);
   setText("model-coverage", `contains ${Math.round(100 * model.interval_coverage)} % of true values`);
   setText("model-engine", `${model.engine}, from the ${model.source}`);
-  link("model-run", `run ${model.run_id.slice(0, 8)}`, registered && `${mlflow}/#/runs/${model.run_id}`);
+  link(byId("model-run"), `run ${model.run_id.slice(0, 8)}`, registered && `${mlflow}/#/runs/${model.run_id}`);
   digest("model-data", model.data_md5, "MD5");
   digest("model-code", model.code_digest, "digest");
 }
 
-function link(id, text, href) {
-  const anchor = byId(id);
+function link(anchor, text, href) {
   setText(anchor, text);
   if (href) anchor.href = href;
   else anchor.removeAttribute("href");
@@ -166,9 +178,9 @@ function showLive({ live, model, ready, now }) {
   const hour = minutes.reduce((sum, number) => sum + number, 0);
   setText("per-minute", count(minutes.at(-1)));
   setText("per-hour", `${count(hour)} predictions`);
-  const promised = model?.scores.test_rmse ? `, ${model.scores.test_rmse.toFixed(3)} on test rows` : "";
+  const promised = model?.scores.test_rmse ? `, ${precise(model.scores.test_rmse)} on test rows` : "";
   const error =
-    live.rmse === null ? "no labels yet" : `RMSE ${live.rmse.toFixed(3)} from ${count(live.labels)} labels${promised}`;
+    live.rmse === null ? "no labels yet" : `RMSE ${precise(live.rmse)} from ${count(live.labels)} labels${promised}`;
   setText("live-error", error);
   setText("log", ready.prediction_log);
   setText("up-since", `${new Date(live.started_at).toLocaleString()} (${ago(live.started_at, now)})`);

@@ -1,15 +1,14 @@
 """The dashboards: ``python -m monitoring.grafana.dashboards`` writes them as JSON into ``dashboards/``.
 
-Grafana reads only the JSON; a test holds it equal to this file. Every dashboard shows promotions and retrainings as
-annotations, and what a fresh appliance has not measured yet stands beside what it will be compared with. Queries are
-given by their legend, options by the name of the builder's method that takes them.
+A test checks that the JSON is what this file makes. It is for every table: `monitoring.grafana.for_table` fills in
+the words in capital letters. Every dashboard shows promotions and retrainings as annotations. A panel's queries are
+keyed by their legend, its options by the name of the builder's method that takes them.
 """
 
 from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from grafana_foundation_sdk.builders import bargauge, common, heatmap, prometheus, stat, statetimeline, timeseries
@@ -20,18 +19,29 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from tableloop.table import load_table
+from monitoring.grafana.for_table import DIRECTORY
 
-DIRECTORY = Path(__file__).with_suffix("")
 SOURCE = shape.DataSourceRef(type_val="prometheus", uid="prometheus")
-TABLE = load_table(Path(__file__).parents[2] / "data")
-BUCKETS = f"{TABLE.metric}_bucket"
+BUCKETS = "TARGET_METRIC_bucket"
 TAG = "tableloop"
 GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "#8e8e8e"
 UP_OR_DOWN = {"0": ("down", RED), "1": ("up", GREEN)}
-NOT_LOOKED = "not looked yet"
+NOT_LOOKED, NOT_JUDGED = "not looked yet", "not judged"
+NOT_ASKED, NO_PREDICTIONS = "not asked", "no predictions yet"
+ANNOTATIONS = {
+    "Promotions": (
+        "max by (version, family) (model_info) unless on (version) model_info offset $__interval",
+        "Version {{version}} ({{family}}) serves",
+        BLUE,
+    ),
+    "Retrainings": (
+        # Not the difference to an interval ago: before the first training there was no series so long ago.
+        "max by (outcome) (increase(retrains_total[$__rate_interval])) > 0",
+        "Retraining: {{outcome}}",
+        ORANGE,
+    ),
+}
 
-Query = prometheus.Dataquery
 AnyPanel = stat.Panel | timeseries.Panel | heatmap.Panel | statetimeline.Panel | bargauge.Panel
 Kind = TypeVar("Kind", bound=AnyPanel)
 Options = dict[str, Any]
@@ -41,7 +51,7 @@ Placed = tuple[list[AnyPanel], list[tuple[int, int]]]  # and the width, of 24 co
 def dashboards() -> dict[str, model.Dashboard]:
     """Return every dashboard by its uid, which is the name of its file as well."""
     described = {
-        "overview": ("Tableloop", "What runs, what it answers, and how well", *_overview()),
+        "overview": ("Overview", "What runs, what it answers, and how well", *_overview()),
         "service": ("Service", "Rate, errors and duration of the requests", *_service()),
         "model": ("Model", "Versions, their live error, and what they predict", *_model()),
         "drift": ("Drift", "How far the questions are from the training rows", *_drift()),
@@ -66,17 +76,26 @@ def _overview() -> Placed:
         {"decimals": 0},
     )
     alerts = _stat(
-        "Alerts",
-        "Alerts that fire; Prometheus says under /alerts which, why, and what to do",
-        {"firing": 'count(ALERTS{alertstate="firing"}) or vector(0)'},
-        {"decimals": 0, "mappings": _mappings({"0": ("none", GREEN)}), **_coloured(GREEN, (1, RED))},
+        "Alerts that fire",
+        "Red is critical; Prometheus says under /alerts why each fires, and what to do",
+        {"{{alertname}} {{service}}": _firing(), "none": 'absent(ALERTS{alertstate="firing",severity!="info"}) - 1'},
+        {"text_mode": shape.BigValueTextMode.NAME, "orientation": shape.VizOrientation.HORIZONTAL}
+        | _coloured((0, GREEN), (1, ORANGE), (2, RED)),
+    )
+    alerts_over_time = _states(
+        "Alerts over time",
+        "Which fired, and when, in the last 24 hours",
+        {"{{alertname}} {{service}}": _firing("max_over_time(%s[$__rate_interval])")},
+        {"1": ("warning", ORANGE), "2": ("critical", RED)},
+        {"time_from": "24h", "no_value": "none fired"},
     )
     panels: list[AnyPanel] = [
         _services(),
         _version(),
         predictions,
-        alerts,
         _live_error_now(),
+        alerts,
+        alerts_over_time,
         _predictions_per_second(),
         _latency(),
         _predicted_values(),
@@ -84,7 +103,7 @@ def _overview() -> Placed:
         _drift_per_feature(),
         _status(),
     ]
-    return panels, [(10, 4), (5, 4), *[(3, 4)] * 3, *[(12, 8)] * 6]
+    return panels, [(11, 4), (5, 4), (4, 4), (4, 4), (8, 5), (16, 5), *[(12, 8)] * 6]
 
 
 def _service() -> Placed:
@@ -94,14 +113,14 @@ def _service() -> Placed:
             "Questions per second",
             "Requests for predictions and labels, over five minutes",
             {"questions": "api:questions:rate5m"},
-            {"unit": "reqps", "decimals": 2},
+            {"unit": "reqps", "decimals": 2, "no_value": "no questions"},
         ),
         _stat(
             "Failed questions now",
             "Share answered with a 5xx, over five minutes; one in a thousand is allowed",
             {"failed": "api:question_errors:ratio5m"},
             {"unit": "percentunit", "decimals": 2, "no_value": "no questions"}
-            | _coloured(GREEN, (0.001, ORANGE), (0.0144, RED)),
+            | _coloured((0, GREEN), (0.001, ORANGE), (0.0144, RED)),
         ),
         _stat(
             "Prediction, median",
@@ -113,7 +132,7 @@ def _service() -> Placed:
             "Prediction, 95 %",
             "Of twenty single predictions of the last five minutes one took longer",
             {"95 %": quantile % 0.95},
-            {"unit": "s", "no_value": "no predictions"} | _coloured(GREEN, (0.05, ORANGE), (0.1, RED)),
+            {"unit": "s", "no_value": "no predictions"} | _coloured((0, GREEN), (0.05, ORANGE), (0.1, RED)),
         ),
         _series(
             "Requests per second by route",
@@ -126,7 +145,8 @@ def _service() -> Placed:
             "Failed questions",
             "Share answered with a 5xx, over the windows that the alerts watch; the line is the objective",
             {f"over {window}": f"api:question_errors:ratio{window}" for window in ("5m", "30m", "1h", "6h")},
-            {"unit": "percentunit", "min": 0, "axis_soft_max": 0.002} | _line_at(GREEN, (0.001, RED)),
+            {"unit": "percentunit", "min": 0, "axis_soft_max": 0.002, "no_value": "no questions yet"}
+            | _line_at(GREEN, (0.001, RED)),
         ),
         _latency(),
         _heat(
@@ -153,9 +173,13 @@ def _model() -> Placed:
         _version(),
         _stat(
             "Error promised",
-            f"RMSE of the serving version on the test rows at registration, in {TABLE.target.unit}",
-            {"version {{model_version}}": "model_test_rmse"},
-            {"decimals": 3, "no_value": "the model names none"},
+            "RMSE of the serving version on the test rows at registration, in TARGET_UNIT",
+            {"version {{model_version}}": _by_version("model_test_rmse")},
+            {
+                "decimals": "ERROR_PLACES",
+                "no_value": "the model names none",
+                "text_mode": shape.BigValueTextMode.VALUE_AND_NAME,
+            },
         ),
         _live_error_now(),
         _stat(
@@ -167,7 +191,7 @@ def _model() -> Placed:
         _stat(
             "Retrainings",
             "All that have ended, the first training too, by outcome",
-            {"{{outcome}}": "sum by (outcome) (retrains_total)"},
+            {"{{outcome}}": "max by (outcome) (retrains_total)"},
             {"decimals": 0, "text_mode": shape.BigValueTextMode.VALUE_AND_NAME},
         ),
         _states(
@@ -175,6 +199,7 @@ def _model() -> Placed:
             "Which version answered, and when",
             {"version {{version}} ({{family}})": "max by (version, family) (model_info)"},
             {"1": ("serves", BLUE)},
+            {"no_value": "none yet"},
         ),
         _predictions_per_second(),
         _live_error(),
@@ -182,18 +207,18 @@ def _model() -> Placed:
             "Interval coverage",
             "Share of the newest labels that lie inside the interval of their prediction, and the share promised",
             {
-                "live, version {{model_version}}": "live_interval_coverage",
-                "promised, version {{model_version}}": "model_interval_coverage",
+                "live, version {{model_version}}": _by_version("live_interval_coverage"),
+                "promised, version {{model_version}}": _by_version("model_interval_coverage"),
             },
-            {"unit": "percentunit", "axis_soft_min": 0.8, "max": 1},
+            {"unit": "percentunit", "axis_soft_min": 0.8, "max": 1, "no_value": "no model yet"},
             last_is_reference=True,
         ),
         _predicted_values(),
         _series(
             "Quantiles of the predictions",
-            f"Of the last quarter of an hour, in {TABLE.target.unit}, interpolated in the buckets of the histogram",
+            "Of the last quarter of an hour, in TARGET_UNIT, interpolated in the buckets of the histogram",
             _quantiles({"10 %": 0.1, "median": 0.5, "90 %": 0.9}, f"sum by (le) (rate({BUCKETS}[15m]))"),
-            {"decimals": 2, "min": 0},
+            {"decimals": "VALUE_PLACES", "min": "LEAST_VALUE", "no_value": NO_PREDICTIONS},
         ),
     ]
     return panels, [(6, 4), *[(4, 4)] * 3, (6, 4), *[(12, 6)] * 2, *[(12, 8)] * 4]
@@ -203,36 +228,39 @@ def _drift() -> Placed:
     panels: list[AnyPanel] = [
         _stat(
             "Verdict",
-            "Of the drift monitor, on its last look",
-            {"drift": "drift_detected"},
-            {"mappings": _mappings({"0": ("no drift", GREEN), "1": ("drift", RED)}), "no_value": NOT_LOOKED}
-            | _coloured(GREEN, (1, RED)),
+            "Of the drift monitor, on its last look; none with fewer predictions than least_rows of params.yaml",
+            {"drift": "max(drift_detected) - (absent(feature_drifted) or vector(0))"},
+            {
+                "mappings": _mappings({"-1": (NOT_JUDGED, GREY), "0": ("no drift", GREEN), "1": ("drift", RED)}),
+                "no_value": NOT_LOOKED,
+            }
+            | _coloured(),
         ),
         _stat(
             "Predictions looked at",
             "The newest ones; with fewer than least_rows of params.yaml nothing is said",
-            {"predictions": "drift_window_rows"},
+            {"predictions": "max(drift_window_rows)"},
             {"decimals": 0, "no_value": NOT_LOOKED},
         ),
         _stat(
             "Windows in a row",
             "That wanted a retraining, for drift or for the live error; how many are needed is shown below",
-            {"windows": "drift_windows_in_a_row"},
+            {"windows": "max(drift_windows_in_a_row)"},
             {"decimals": 0, "no_value": NOT_LOOKED}
-            | _coloured(GREEN, (1, ORANGE), mode=shape.BigValueColorMode.VALUE),
+            | _coloured((0, GREEN), (1, ORANGE), mode=shape.BigValueColorMode.VALUE),
         ),
         _stat(
             "Labels to learn from",
             "True values that no training has used yet; a retraining needs new_labels of params.yaml",
-            {"labels": "labels_unused"},
+            {"labels": "max(labels_unused)"},
             {"decimals": 0, "no_value": NOT_LOOKED},
         ),
         _stat(
             "Retraining",
             "Whether one of the drift monitor runs",
-            {"retraining": "retraining_running"},
+            {"retraining": "max(retraining_running)"},
             {"mappings": _mappings({"0": ("none runs", GREEN), "1": ("runs", BLUE)}), "no_value": NOT_LOOKED}
-            | _coloured(GREEN, (1, BLUE)),
+            | _coloured(),
         ),
         _stat(
             "Last look",
@@ -244,17 +272,21 @@ def _drift() -> Placed:
         _series(
             "Distance by feature",
             "Wasserstein distance from the training rows in standard deviations; above the dashed line it counts",
-            {"{{feature}}": "feature_drift_distance", "limit": _limit("wasserstein")},
-            {"min": 0, "decimals": 2},
+            {"{{feature}}": "max by (feature) (feature_drift_distance)", "limit": _limit("wasserstein")},
+            {"min": 0, "decimals": 2, "no_value": NOT_LOOKED},
             last_is_reference=True,
         ),
         _series(
             "Significance by feature",
-            "Probability of such a difference without drift: Kolmogorov-Smirnov test, Holm's correction. Below the "
+            "Probability of such a difference without drift: DRIFT_TESTS, Holm's correction. Below the "
             "dashed line it is significant; it counts as drift only when the change is large as well",
-            {"{{feature}}": "clamp_min(feature_drift_ks_pvalue, 1e-12)", "limit": _limit("alpha")},
+            {
+                "{{feature}}": "clamp_min(max by (feature) (feature_drift_ks_pvalue), 1e-12)",
+                "limit": _limit("alpha"),
+            },
             {
                 "max": 1,
+                "no_value": NOT_LOOKED,
                 "scale_distribution": common.ScaleDistributionConfig().type(shape.ScaleDistribution.LOG).log(10),
             },
             last_is_reference=True,
@@ -263,24 +295,21 @@ def _drift() -> Placed:
             "All features together",
             "How well a classifier tells the newest rows from the training rows (AUC): 0.5 is not at all. It sees "
             "changes that leave every single feature as it was",
-            {"AUC": "drift_auc", "limit": _limit("auc")},
-            {"axis_soft_min": 0.45, "axis_soft_max": 0.65, "decimals": 2},
+            {"AUC": "max(drift_auc)", "limit": _limit("auc")},
+            {"axis_soft_min": 0.45, "axis_soft_max": 0.65, "decimals": 2, "no_value": NOT_LOOKED},
             last_is_reference=True,
         ),
         _states(
             "Drifted features",
             "Where the change is significant and large, and since when",
-            {
-                "{{feature}}": "feature_drifted or on () "
-                'label_replace(vector(0), "feature", "too few predictions", "", "")'
-            },
-            {"0": ("no", GREEN), "1": ("drifted", RED)},
+            {"{{feature}}": "max by (feature) (feature_drifted)", NOT_JUDGED: "-absent(feature_drifted)"},
+            {"-1": (NOT_JUDGED, GREY), "0": ("no", GREEN), "1": ("drifted", RED)},
         ),
         _series(
             "What a retraining waits for",
             "Windows in a row that wanted one, and the number that is needed",
-            {"windows in a row": "drift_windows_in_a_row", "needed": _limit("sustained")},
-            {"min": 0, "decimals": 0},
+            {"windows in a row": "max(drift_windows_in_a_row)", "needed": _limit("sustained")},
+            {"min": 0, "decimals": 0, "no_value": NOT_LOOKED},
             last_is_reference=True,
         ),
     ]
@@ -293,54 +322,61 @@ def _appliance() -> Placed:
         _stat(
             "Disk that is free",
             "Where STATE_DIR lies; below 1 GB the appliance does not start again",
-            {"free": "state_disk_free_bytes"},
-            {"unit": "decbytes"} | _coloured(RED, (1e9, ORANGE), (5e9, GREEN)),
+            {"free": "min(state_disk_free_bytes)"},
+            {"unit": "decbytes"} | _coloured((0, RED), (1e9, ORANGE), (5e9, GREEN)),
         ),
         _stat(
             "Memory",
             "Resident memory of all programs; what they share counts for each",
             {"all": "sum(service_memory_bytes)"},
-            {"unit": "bytes"},
+            {"unit": "decbytes", "no_value": NOT_ASKED},
         ),
         _stat(
             "CPU",
             "Cores in use by all programs, over a minute",
             {"all": "sum(rate(service_cpu_seconds_total[1m]))"},
-            {"decimals": 2},
+            {"decimals": 2, "no_value": NOT_ASKED},
         ),
         _states(
-            "Services over time", "What the watchdog found when it asked", {"{{service}}": "service_up"}, UP_OR_DOWN
+            "Services over time",
+            "What the watchdog found when it asked",
+            {"{{service}}": "service_up"},
+            UP_OR_DOWN,
+            {"no_value": NOT_ASKED},
         ),
         _panel(
             bargauge.Panel(),
-            "Running since",
-            "Age of each program; a short one beside long ones was started again",
-            [_query("service_uptime_seconds", "{{service}}").instant()],
+            "Running for",
+            "Since the start of each program; a short time beside long ones: it was started again",
+            {"{{service}}": "service_uptime_seconds"},
             {
                 "reduce_options": _last(),
-                "unit": "s",
+                "unit": "dtdurations",
+                "decimals": 1,  # hours and minutes
                 "min": 0,
+                "no_value": NOT_ASKED,
                 "orientation": shape.VizOrientation.HORIZONTAL,
                 "display_mode": shape.BarGaugeDisplayMode.BASIC,
                 "thresholds": _steps(BLUE),
             },
+            now=True,
         ),
         _series(
             "Memory by program",
             "Resident memory of its processes",
             {"{{service}}": "service_memory_bytes"},
-            {"unit": "bytes", "min": 0} | _stacked(),
+            {"unit": "decbytes", "min": 0, "no_value": NOT_ASKED} | _stacked(),
         ),
         _series(
             "CPU by program",
             "Cores in use",
             {"{{service}}": "rate(service_cpu_seconds_total[$__rate_interval])"},
-            {"min": 0},
+            {"min": 0, "no_value": NOT_ASKED},
         ),
         _series(
             "Disk of STATE_DIR",
             "Free space and size of the file system; the line is where a start is refused",
-            {"free": "state_disk_free_bytes", "size": "state_disk_total_bytes"},
+            {"free": "min(state_disk_free_bytes)", "size": "min(state_disk_total_bytes)"},
             {"unit": "decbytes", "min": 0} | _line_at(RED, (1e9, GREEN)),
             last_is_reference=True,
         ),
@@ -351,11 +387,16 @@ def _appliance() -> Placed:
             {"unit": "decbytes", "min": 0},
             last_is_reference=True,
         ),
-        _series("Open files", "Of the service and of Prometheus", {"{{job}}": "process_open_fds"}, {"min": 0}),
+        _series(
+            "Open files",
+            "Of the service and of Prometheus",
+            {"{{job}}": "max by (job) (process_open_fds)"},
+            {"min": 0},
+        ),
         _series(
             "Scrapes",
             "How long it takes to read the metrics; at two seconds a scrape is given up",
-            {"{{job}}": "scrape_duration_seconds"},
+            {"{{job}}": "max by (job) (scrape_duration_seconds)"},
             {"unit": "s", "min": 0},
         ),
     ]
@@ -370,27 +411,35 @@ def _services() -> stat.Panel:
         "Services",
         "Whether each answered the watchdog's last question",
         {"{{service}}": "service_up"},
-        {"mappings": _mappings(UP_OR_DOWN), "text_mode": shape.BigValueTextMode.VALUE_AND_NAME}
-        | _coloured(RED, (1, GREEN)),
+        {
+            "mappings": _mappings(UP_OR_DOWN),
+            "text_mode": shape.BigValueTextMode.VALUE_AND_NAME,
+            "no_value": NOT_ASKED,
+        }
+        | _coloured(),
     )
 
 
 def _version() -> stat.Panel:
-    query = _query("model_info", "version {{version}}, {{family}}").instant()
     return _stat(
         "Model that serves",
         "The version behind the predictions, and its kind",
-        {},
-        {"targets": [query], "text_mode": shape.BigValueTextMode.NAME, "no_value": "none yet"},
+        # A name is shown, which a missing value has not: so there is one for it.
+        {
+            "version {{version}}, {{family}}": "max by (version, family) (model_info)",
+            "none yet": "absent(model_info)",
+        },
+        {"text_mode": shape.BigValueTextMode.NAME},
     )
 
 
 def _live_error_now() -> stat.Panel:
     return _stat(
         "Live error now",
-        f"RMSE of the serving version on its newest labelled predictions, in {TABLE.target.unit}",
-        {"version {{model_version}}": "live_rmse and on (model_version) model_interval_coverage"},
-        {"decimals": 3, "no_value": "no labels yet"},
+        "RMSE of the serving version on its newest labelled predictions, in TARGET_UNIT",
+        # Only the version that serves has a model_interval_coverage.
+        {"version {{model_version}}": f"{_by_version('live_rmse')} and on (model_version) model_interval_coverage"},
+        {"decimals": "ERROR_PLACES", "no_value": "no labels yet", "text_mode": shape.BigValueTextMode.VALUE_AND_NAME},
     )
 
 
@@ -399,7 +448,7 @@ def _predictions_per_second() -> timeseries.Panel:
         "Predictions per second",
         "By model version, so that a promotion shows",
         {"version {{model_version}}": "sum by (model_version) (rate(predictions_total[$__rate_interval]))"},
-        {"unit": "reqps", "min": 0} | _stacked(),
+        {"unit": "reqps", "min": 0, "no_value": NO_PREDICTIONS} | _stacked(),
     )
 
 
@@ -410,7 +459,7 @@ def _latency() -> timeseries.Panel:
         "Single predictions, measured in the service; one in twenty and one in a hundred take longer than the "
         "upper lines",
         _quantiles({"median": 0.5, "95 %": 0.95, "99 %": 0.99}, f"sum by (le) (rate({series}[$__rate_interval]))"),
-        {"unit": "s", "min": 0},
+        {"unit": "s", "min": 0, "no_value": NO_PREDICTIONS},
     )
 
 
@@ -420,7 +469,7 @@ def _status() -> timeseries.Panel:
         "Questions by status",
         "4xx is input that was refused, with the reason; there should be no 5xx",
         {"{{status}}": f"sum by (status) (rate({questions}[$__rate_interval]))"},
-        {"unit": "reqps", "min": 0},
+        {"unit": "reqps", "min": 0, "no_value": "no questions yet"},
     )
     for digit, color in ((2, GREEN), (4, ORANGE), (5, RED)):
         panel.override_by_regexp(f"/^{digit}/", _color(color))
@@ -428,19 +477,19 @@ def _status() -> timeseries.Panel:
 
 
 def _predicted_values() -> heatmap.Panel:
-    return _heat("Predicted values", f"How many predictions fell where, in {TABLE.target.unit}", BUCKETS, "none")
+    return _heat("Predicted values", "How many predictions fell where, in TARGET_UNIT", BUCKETS, "none")
 
 
 def _live_error() -> timeseries.Panel:
     return _series(
         "Live error",
-        f"Of the newest labelled predictions of each version, in {TABLE.target.unit}; dashed: what was promised",
+        "Of the newest labelled predictions of each version, in TARGET_UNIT; dashed: what was promised",
         {
-            "RMSE, version {{model_version}}": "live_rmse",
-            "mean absolute error, version {{model_version}}": "live_mae",
-            "RMSE promised, version {{model_version}}": "model_test_rmse",
+            "RMSE, version {{model_version}}": _by_version("live_rmse"),
+            "mean absolute error, version {{model_version}}": _by_version("live_mae"),
+            "RMSE promised, version {{model_version}}": _by_version("model_test_rmse"),
         },
-        {"decimals": 3, "min": 0},
+        {"decimals": "ERROR_PLACES", "min": 0, "no_value": "no model yet"},
         last_is_reference=True,
     )
 
@@ -450,8 +499,8 @@ def _drift_per_feature() -> timeseries.Panel:
         "Drift by feature",
         "Population stability index of the newest predictions against the training rows; above the dashed line "
         "it counts. With too few predictions nothing is said",
-        {"{{feature}}": "feature_drift_psi", "limit": _limit("psi")},
-        {"min": 0, "decimals": 2},
+        {"{{feature}}": "max by (feature) (feature_drift_psi)", "limit": _limit("psi")},
+        {"min": 0, "decimals": 2, "no_value": NOT_LOOKED},
         last_is_reference=True,
     )
 
@@ -462,6 +511,7 @@ def _drift_per_feature() -> timeseries.Panel:
 def _dashboard(
     uid: str, title: str, description: str, panels: Sequence[AnyPanel], sizes: Sequence[tuple[int, int]]
 ) -> model.Dashboard:
+    links = builder.DashboardLink("Dashboards").type(model.DashboardLinkType.DASHBOARDS).tags([TAG]).keep_time(True)
     result = (
         builder.Dashboard(title)
         .uid(uid)
@@ -472,22 +522,18 @@ def _dashboard(
         .time("now-15m", "now")
         .refresh("5s")
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
-        .links([_links()])
+        .links([links])
         .variables([])
         .annotations(
             [
-                _annotation(
-                    "Promotions",
-                    "model_info unless on (version) model_info offset $__interval",
-                    "Version {{version}} ({{family}}) serves",
-                    BLUE,
-                ),
-                _annotation(
-                    "Retrainings",
-                    "(retrains_total - retrains_total offset $__interval) > 0",
-                    "Retraining: {{outcome}}",
-                    ORANGE,
-                ),
+                builder.AnnotationQuery()
+                .name(name)
+                .datasource(SOURCE)
+                .enable(True)
+                .icon_color(color)
+                .target(_query(expr, "", "Anno"))
+                .title_format(text)
+                for name, (expr, text, color) in ANNOTATIONS.items()
             ]
         )
     )
@@ -495,36 +541,25 @@ def _dashboard(
         result.with_panel(panel.id(number).span(width).height(height))
     built = result.build()
     for link in built.links or []:
-        link.placement = ""  # the builder's default hides them in a menu
+        link.placement = None  # type: ignore[assignment]  # the builder's default hides them in a menu
     return built
 
 
-def _links() -> builder.DashboardLink:
-    return (
-        builder.DashboardLink("Dashboards")
-        .type(model.DashboardLinkType.DASHBOARDS)
-        .tags([TAG])
-        .as_dropdown(False)
-        .include_vars(False)
-        .keep_time(True)
-        .target_blank(False)
+def _query(expr: str, legend: str, letter: str = "A") -> prometheus.Dataquery:
+    return prometheus.Dataquery().datasource(SOURCE).expr(expr).legend_format(legend).ref_id(letter).range()
+
+
+def _by_version(metric: str) -> str:
+    """Return the query of a metric by model version; each copy of the service has the same."""
+    return f"max by (model_version) ({metric})"
+
+
+def _firing(form: str = "%s") -> str:
+    """Return the query of the firing alerts: 1 for a warning, 2 for a critical one; `form` goes around the series."""
+    critical, every = (
+        form % f'ALERTS{{alertstate="firing"{only}}}' for only in (',severity="critical"', ',severity!="info"')
     )
-
-
-def _annotation(name: str, expr: str, title: str, color: str) -> builder.AnnotationQuery:
-    return (
-        builder.AnnotationQuery()
-        .name(name)
-        .datasource(SOURCE)
-        .enable(True)
-        .icon_color(color)
-        .target(_query(expr, "", "Anno"))
-        .title_format(title)
-    )
-
-
-def _query(expr: str, legend: str, letter: str = "A") -> Query:
-    return Query().datasource(SOURCE).expr(expr).legend_format(legend).ref_id(letter).range()
+    return f"max by (alertname, service) (2 * {critical} or {every})"
 
 
 def _limit(measure: str) -> str:
@@ -533,21 +568,21 @@ def _limit(measure: str) -> str:
 
 
 def _quantiles(quantiles: Mapping[str, float], buckets: str) -> dict[str, str]:
-    return {title: f"histogram_quantile({quantile}, {buckets})" for title, quantile in quantiles.items()}
+    """Return the queries; without traffic they have no series, not one of NaN, so that the panel can say so."""
+    return {title: f"histogram_quantile({quantile}, {buckets}) > -Inf" for title, quantile in quantiles.items()}
 
 
-def _panel(panel: Kind, title: str, description: str, queries: Sequence[Query], options: Options) -> Kind:
-    panel.title(title).description(description).datasource(SOURCE).targets(list(queries))
+def _panel(
+    panel: Kind, title: str, description: str, queries: Mapping[str, str], options: Options, *, now: bool = False
+) -> Kind:
+    """Return the panel. One that says what is so `now` asks for no range: there a former version's series lasts."""
+    named = zip(string.ascii_uppercase, queries.items(), strict=False)
+    targets = [_query(expr, legend, letter) for letter, (legend, expr) in named]
+    panel.targets([target.instant() if now else target for target in targets])
+    panel.title(title).description(description).datasource(SOURCE)
     for name, value in options.items():
         getattr(panel, name)(value)
     return panel
-
-
-def _queries(queries: Mapping[str, str]) -> list[Query]:
-    return [
-        _query(expr, legend, letter)
-        for letter, (legend, expr) in zip(string.ascii_uppercase, queries.items(), strict=False)
-    ]
 
 
 def _stat(title: str, description: str, queries: Mapping[str, str], options: Options) -> stat.Panel:
@@ -558,7 +593,7 @@ def _stat(title: str, description: str, queries: Mapping[str, str], options: Opt
         "graph_mode": shape.BigValueGraphMode.NONE,
         "text_mode": shape.BigValueTextMode.VALUE,
     }
-    return _panel(stat.Panel(), title, description, _queries(queries), {**usual, **options})
+    return _panel(stat.Panel(), title, description, queries, {**usual, **options}, now=True)
 
 
 def _series(
@@ -573,36 +608,44 @@ def _series(
         "legend": legend.placement(shape.LegendPlacement.BOTTOM),
         "tooltip": common.VizTooltipOptions().mode(shape.TooltipDisplayMode.MULTI).sort(shape.SortOrder.DESCENDING),
     }
-    panel = _panel(timeseries.Panel(), title, description, _queries(queries), {**usual, **options})
+    panel = _panel(timeseries.Panel(), title, description, queries, {**usual, **options})
     if last_is_reference:
         panel.override_by_query(string.ascii_uppercase[len(queries) - 1], _reference_line())
     return panel
 
 
 def _states(
-    title: str, description: str, queries: Mapping[str, str], texts: Mapping[str, tuple[str, str]]
+    title: str,
+    description: str,
+    queries: Mapping[str, str],
+    texts: Mapping[str, tuple[str, str]],
+    options: Options | None = None,
 ) -> statetimeline.Panel:
-    options = {
+    usual: Options = {
         "mappings": _mappings(texts),
         "row_height": 0.8,
         "show_value": shape.VisibilityMode.NEVER,
         "legend": common.VizLegendOptions().show_legend(False),
     }
-    return _panel(statetimeline.Panel(), title, description, _queries(queries), options)
+    return _panel(statetimeline.Panel(), title, description, queries, usual | (options or {}))
 
 
 def _heat(title: str, description: str, buckets: str, unit: str) -> heatmap.Panel:
     query = _query(f"sum by (le) (increase({buckets}[$__rate_interval]))", "{{le}}")
     color = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").exponent(0.5).steps(64)
-    options = {"calculate": False, "unit": "none", "color": color, "y_axis": heatmap.YAxisConfig().unit(unit)}
-    panel = _panel(heatmap.Panel(), title, description, [query.format(PromQueryFormat.HEATMAP)], options)
-    return panel.show_legend()
+    options = {"targets": [query.format(PromQueryFormat.HEATMAP)], "calculate": False, "unit": "none", "color": color}
+    return (
+        _panel(heatmap.Panel(), title, description, {}, options)
+        .y_axis(heatmap.YAxisConfig().unit(unit))
+        .show_legend()
+    )
 
 
 def _coloured(
-    base: str, *steps: tuple[float, str], mode: shape.BigValueColorMode = shape.BigValueColorMode.BACKGROUND
+    *steps: tuple[float, str], mode: shape.BigValueColorMode = shape.BigValueColorMode.BACKGROUND
 ) -> Options:
-    return {"thresholds": _steps(base, *steps), "color_mode": mode}
+    """Return what colours a value from each step on, or by its text; where there is no value it is grey."""
+    return {"thresholds": _steps(GREY, *steps), "color_mode": mode}
 
 
 def _line_at(base: str, *steps: tuple[float, str]) -> Options:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from tableloop.figures import LARGE, error_figure, figure
+
 Report = Mapping[str, Any]
 Column = Mapping[str, Any]
 
+MOST_LEVELS = 8  # that the page shows of a column
 BAR_WIDTH, BAR_HEIGHT = 10, 56  # units of a histogram's own drawing, which the page stretches
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #55606f; --page: #f5f6f8; --card: #fff; --line: #d9dee5;
@@ -43,6 +46,10 @@ svg { display: block; width: 100%; height: 4.6rem; overflow: visible }
 .bar i { position: absolute; top: -.2rem; bottom: -.2rem; left: 50%; border-left: 2px solid var(--ink) }
 .measure { display: grid; grid-template-columns: 5.2rem 1fr 3.4rem; align-items: center; gap: .6rem }
 .measure b { font-weight: 500; text-align: right; font-variant-numeric: tabular-nums }
+.level { display: grid; grid-template-columns: 6rem 1fr auto; align-items: center; gap: .6rem }
+.level small { overflow-wrap: anywhere } .level b { font-weight: 500; font-variant-numeric: tabular-nums }
+.level i { display: block; height: .4rem; min-width: 1px } .level .before { background: var(--before) }
+.level .now { background: var(--now) }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: .15em; margin: 0 .3em 0 .8em }
 .key.before { background: var(--before) } .key.now { background: var(--now); opacity: .75 }
 details { margin-top: 1.2rem } summary { cursor: pointer; font-weight: 600 }
@@ -56,11 +63,15 @@ def as_text(report: Report) -> str:
         lines.append(_subtitle(report))
     lines += [f"{title}: {text}" for title, text in _facts(report)]
     if report.get("columns"):
+        name = max(12, *(len(column["name"]) + 1 for column in report["columns"]))
+        medians = [_median(column[side]) for column in report["columns"] for side in ("median_now", "median_before")]
+        median = max(10, *(len(text) + 1 for text in medians))
         lines.append("")
         lines.append(
-            f"{'':<12}{'drift':>6}{'PSI':>8}{'distance':>10}{'p (Holm)':>10}{'median':>11}{'before':>10}  direction"
+            f"{'':<{name}}{'drift':>6}{'PSI':>8}{'distance':>10}{'p (Holm)':>10}"
+            f"{'median':>{median + 1}}{'before':>{median}}  direction"
         )
-        lines += [_line(column) for column in report["columns"]]
+        lines += [_line(column, name, median) for column in report["columns"]]
     return "\n".join(lines) + "\n"
 
 
@@ -93,10 +104,11 @@ _LEGEND = (
 )
 _EXPLANATION = (
     "<details><summary>How to read this</summary><p>A column has drifted when chance could hardly do it (p of a "
-    "two-sample Kolmogorov-Smirnov test, corrected for the number of columns) and it is large enough to matter: the "
-    "population stability index over tenths (PSI), or the Wasserstein distance in standard deviations, passes its "
-    "threshold, the dark line in the middle of each bar. A classifier looks for what no single column shows; the "
-    "area under its curve (AUC) is 0.5 when it has to guess.</p></details>"
+    "two-sample Kolmogorov-Smirnov test, of levels of a chi-squared test, corrected for the number of columns) and "
+    "it is large enough to matter: the population stability index over tenths or levels (PSI), or the Wasserstein "
+    "distance in standard deviations, passes its threshold, the dark line in the middle of each bar. A level that "
+    "the model does not know is called unknown; missing values are a level too. A classifier looks for what no "
+    "single column shows; the area under its curve (AUC) is 0.5 when it has to guess.</p></details>"
 )
 
 
@@ -128,16 +140,40 @@ def _moment(iso: str) -> str:
 
 
 def _card(column: Column, policy: Mapping[str, float]) -> str:
-    drifted = bool(column["drifted"])
-    mark = f"moved {escape(column['direction'])}" if drifted else "as before"
+    drifted, levels = bool(column["drifted"]), column.get("levels")
+    direction = column["direction"] or ""
+    changed = drifted and _change(column) != direction
+    where = f" {escape(direction)}" if direction and _change(column).startswith(direction) else ""
+    mark = f"moved{where}" if drifted else "as before"
+    medians = (
+        f"Median <b>{escape(figure(column['median_now']))}</b> <span class=soft>was "
+        f"{escape(figure(column['median_before']))}; "
+    )
+    distance = column["wasserstein"]
     return (
         f"<article{' class=moved' if drifted else ''}><header><h2>{escape(column['title'])}"
-        f"<small>{escape(column['unit'])}</small></h2><span class=mark>{mark}</span></header>{_histogram(column)}"
-        f"<div>Median <b>{column['median_now']:.4g}</b> <span class=soft>was {column['median_before']:.4g}; "
-        f"p {column['p_value']:.2g}</span></div>"
+        f"<small>{escape(column['unit'])}</small></h2><span class=mark>{mark}</span></header>"
+        f"{_levels(levels) if levels else _histogram(column) if column['histogram'] else ''}"
+        + (f"<div><b>{escape(_change(column))}</b></div>" if changed else "")
+        + f"<div>{'<span class=soft>' if levels else medians}p {column['p_value']:.2g}</span></div>"
         f"{_measure('PSI', column['psi'], policy['psi'])}"
-        f"{_measure('Distance', column['wasserstein'], policy['wasserstein'])}</article>"
+        f"{'' if distance is None else _measure('Distance', distance, policy['wasserstein'])}</article>"
     )
+
+
+def _levels(levels: Sequence[Mapping[str, Any]]) -> str:
+    """Return the shares of the levels, before and now, as pairs of bars; of many levels the largest."""
+    shown = sorted(levels, key=lambda level: -max(level["before"], level["now"]))[:MOST_LEVELS]
+    highest = max(shown[0]["before"], shown[0]["now"])
+    rows = "".join(
+        f"<div class=level><small>{escape(level['level'])}</small><div aria-hidden=true>"
+        f'<i class=before style="width:{level["before"] / highest:.1%}"></i>'
+        f'<i class=now style="width:{level["now"] / highest:.1%}"></i></div>'
+        f"<b>{level['before']:.1%} → {level['now']:.1%}</b></div>"
+        for level in shown
+    )
+    more = len(levels) - len(shown)
+    return rows + (f"<small>and {more:,} more levels</small>" if more else "")
 
 
 def _measure(name: str, value: float, threshold: float) -> str:
@@ -153,6 +189,7 @@ def _measure(name: str, value: float, threshold: float) -> str:
 def _histogram(column: Column) -> str:
     """Return both distributions as bars over each other in one picture, and the ends of its axis."""
     shares, edges = column["histogram"], column["histogram"]["edges"]
+    first, last = (edge if isinstance(edge, str) else f"{edge:g}" for edge in (edges[0], edges[-1]))
     highest = max(*shares["before"], *shares["now"])
     bars = "".join(
         f'<rect class={kind} x="{i * BAR_WIDTH}" y="{BAR_HEIGHT * (1 - share / highest):.1f}" '
@@ -161,11 +198,11 @@ def _histogram(column: Column) -> str:
         for i, share in enumerate(shares[kind])
     )
     width = BAR_WIDTH * len(shares["now"])
-    label = escape(f"{column['name']}: distribution before and now, {edges[0]:g} to {edges[-1]:g}", quote=True)
+    label = escape(f"{column['name']}: distribution before and now, {first} to {last}", quote=True)
     return (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {BAR_HEIGHT}" preserveAspectRatio="none">'
-        f"{bars}</svg><div class=ends aria-hidden=true><small>{edges[0]:.4g}</small>"
-        f"<small>{edges[-1]:.4g}</small></div>"
+        f"{bars}</svg><div class=ends aria-hidden=true><small>{escape(figure(edges[0]))}</small>"
+        f"<small>{escape(figure(edges[-1]))}</small></div>"
     )
 
 
@@ -188,7 +225,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         facts.append(
             (
                 "Live error",
-                f"RMSE {live['rmse']:.3f} of the newest {live['labels']} labels, {live['test_rmse']:.3f} was promised"
+                f"RMSE {error_figure(live['rmse'])} of the newest {live['labels']} labels, "
+                f"{error_figure(live['test_rmse'])} was promised"
                 f"{worse}; {live['inside_interval']:.0%} inside their intervals",
             )
         )
@@ -200,9 +238,25 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return facts
 
 
-def _line(column: Mapping[str, Any]) -> str:
+def _line(column: Column, name: int, median: int) -> str:
+    """Return a column's line; the widths are of its name and of a median."""
+    medians = (_median(column[side]) for side in ("median_now", "median_before"))
     return (
-        f"{column['name']:<12}{'yes' if column['drifted'] else '-':>6}{column['psi']:>8.3f}"
-        f"{column['wasserstein']:>10.3f}{column['p_value']:>10.2g}{column['median_now']:>11.5g}"
-        f"{column['median_before']:>10.5g}  {column['direction'] if column['drifted'] else '-'}"
+        f"{column['name']:<{name}}{'yes' if column['drifted'] else '-':>6}{column['psi']:>8.3f}"
+        f"{_or_dash(column['wasserstein'], '.3f'):>10}{column['p_value']:>10.2g}"
+        f"{next(medians):>{median + 1}}{next(medians):>{median}}  {_change(column) if column['drifted'] else '-'}"
     )
+
+
+def _median(value: float | str | None) -> str:
+    """Return a median with five digits."""
+    return f"{value:.5g}" if isinstance(value, float) and abs(value) < LARGE else figure(value)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _change(column: Column) -> str:
+    """Return what has changed in words; reports of former versions have directions only."""
+    return str(column.get("change") or column["direction"])

@@ -6,6 +6,10 @@ standard deviations). A column has drifted only when both answers agree: on larg
 on small ones the second. A change that leaves every column as it was is found by a classifier that tries to tell the
 rows apart; again its AUC must be both significant and large.
 
+Of categories and booleans the counts by level are compared (`tableloop.drift.levels`); levels that the version does
+not know, and missing values, are levels too. Where a number or a date may be missing, the share of missing values is
+tested beside the known values, and the smaller of both p-values counts twice.
+
 Pure functions. What a version was made from is kept with it as a `Reference` of some 200 kB.
 """
 
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +31,17 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
+from tableloop.drift.levels import (
+    MISSING,
+    change_of_levels,
+    homogeneity,
+    level_names,
+    share_change,
+    stability,
+    stability_of_levels,
+)
+from tableloop.figures import figure
+from tableloop.model.coding import Kinds
 from tableloop.table import Column, Table
 
 Matrix = npt.NDArray[np.float64]
@@ -37,6 +53,8 @@ SAMPLE_ROWS = 2000
 PSI_BINS = 10
 HISTOGRAM_BINS = 20
 FOLDS = 4
+CLASSIFIER_BINS = 63
+BELOW_ALL = -1e300  # what a missing number is to the classifier
 PAIR_CHANGE = 0.2  # of a rank correlation: named from here on, as chance makes 0.1 of it somewhere among 28 pairs
 
 
@@ -67,13 +85,19 @@ class Reference:
     columns : tuple of str
         The names of the features.
     quantiles : ndarray of shape (features + 1, `QUANTILES`)
-        Of the features, then of the version's predictions of rows it had not seen.
+        Of the features, then of the version's predictions of rows it had not seen; of the values that are known.
     counts, deviations : ndarray of shape (features + 1,)
-        Of how many rows the quantiles are, and the standard deviations.
+        Of how many rows these are, and the standard deviations.
     rows : ndarray of shape (m, features)
         At most `SAMPLE_ROWS` of the rows.
     test_rmse : float
         The error that the version promised.
+    missing : ndarray of shape (features + 1,)
+        The shares of missing values.
+    levels : ndarray of shape (features + 1, most levels)
+        The shares of the levels of `level_names`, where a column has any.
+    kinds : Kinds
+        How its columns are coded.
     """
 
     columns: tuple[str, ...]
@@ -82,14 +106,19 @@ class Reference:
     deviations: Matrix
     rows: Matrix
     test_rmse: float
+    missing: Matrix
+    levels: Matrix
+    kinds: Kinds
 
     def save(self, path: Path) -> None:
         """Write the reference."""
-        np.savez_compressed(path, **asdict(self))
+        np.savez_compressed(path, **asdict(self) | {"kinds": json.dumps(self.kinds)})
 
     @classmethod
     def load(cls, path: Path, columns: Sequence[str]) -> Reference:
         """Read a reference, its features in the order of ``columns``; one without names is in that order.
+
+        Older ones are of numbers that are never missing.
 
         Raises
         ------
@@ -99,9 +128,13 @@ class Reference:
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 names = tuple(file["columns"].tolist()) if "columns" in file else tuple(columns)
+                numbers = ("quantiles", "counts", "deviations", "rows", "test_rmse")
                 quantiles, counts, deviations, rows, test_rmse = (
-                    np.asarray(file[name], dtype=np.float64) for name in [*cls.__dataclass_fields__][1:]
+                    np.asarray(file[name], dtype=np.float64) for name in numbers
                 )
+                missing = np.asarray(file["missing"], np.float64) if "missing" in file else np.zeros(len(counts))
+                levels = np.asarray(file["levels"], np.float64) if "levels" in file else np.zeros((len(counts), 0))
+                kinds = json.loads(str(file["kinds"])) if "kinds" in file else {}
         except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is not a drift reference: {error}") from None
         if sorted(names) != sorted(columns) or rows.shape[1:] != (len(columns),):
@@ -115,6 +148,9 @@ class Reference:
             deviations=deviations[with_predictions],
             rows=rows[:, order],
             test_rmse=float(test_rmse),
+            missing=missing[with_predictions],
+            levels=levels[with_predictions],
+            kinds=kinds,
         )
 
 
@@ -124,6 +160,7 @@ def make_reference(
     test_rmse: float,
     *,
     columns: Sequence[str],
+    kinds: Kinds | None = None,
     weights: Matrix | None = None,
     seed: int = 0,
 ) -> Reference:
@@ -133,8 +170,10 @@ def make_reference(
     ----------
     columns : sequence of str
         The names of the features.
+    kinds : Kinds, optional
+        How the columns are coded.
     rows : ndarray of shape (n, features)
-        The features it was fitted on.
+        The features it was fitted on, as `levels.with_unknown` returns them.
     predictions : ndarray of shape (k,)
         What it says of rows it has not seen.
     test_rmse : float
@@ -148,6 +187,20 @@ def make_reference(
     of_rows = np.quantile(rows, levels, axis=0, weights=weights, method="inverted_cdf").T
     of_predictions = np.quantile(predictions, levels, method="inverted_cdf")
     variances = (share[:, None] * (rows - share @ rows) ** 2).sum(axis=0)
+    missing = np.isnan(rows)
+    for place in np.flatnonzero(missing.any(axis=0)):
+        known, share_of_known = rows[~missing[:, place], place], share[~missing[:, place]]
+        variances[place] = 0.0
+        if share_of_known.any():
+            of_rows[place] = np.quantile(known, levels, weights=share_of_known, method="inverted_cdf")
+            variances[place] = np.cov(known, aweights=share_of_known, ddof=0)
+    kinds = kinds or {}
+    names = [level_names(name, kinds) for name in columns]
+    by_level = np.zeros((len(columns) + 1, max(map(len, names))))
+    for i, of_column in enumerate(names):
+        if of_column:
+            there = ~missing[:, i]
+            by_level[i] = np.bincount(rows[there, i].astype(np.intp), share[there], by_level.shape[1])
     chosen = np.random.default_rng(seed).choice(
         len(rows), size=min(SAMPLE_ROWS, int((weights > 0).sum())), replace=False, p=share
     )
@@ -159,6 +212,9 @@ def make_reference(
         deviations=np.sqrt(np.append(variances, np.var(predictions))),
         rows=np.asarray(rows[chosen], dtype=np.float64),
         test_rmse=float(test_rmse),
+        missing=np.append((share[:, None] * missing).sum(axis=0), 0.0),
+        levels=by_level,
+        kinds=kinds,
     )
 
 
@@ -168,7 +224,7 @@ def compare(reference: Reference, rows: Matrix, predictions: Matrix, policy: Pol
     Parameters
     ----------
     rows : ndarray of shape (n, features)
-        The features of the newest predictions, in the order of the reference.
+        The features of the newest predictions, in the order of the reference and coded as it is.
     predictions : ndarray of shape (k,)
         Those made by the version of the reference: another version's would show the change of the version.
     table : Table
@@ -184,16 +240,21 @@ def compare(reference: Reference, rows: Matrix, predictions: Matrix, policy: Pol
         return {"status": "not enough data", "summary": summary, "columns": [], "joint": None}
     samples = dict(zip(reference.columns, rows.T, strict=True))
     meaning = {column.name: column for column in table.features} | {
-        PREDICTION: table.target.model_copy(update={"title": "Prediction"})
+        PREDICTION: table.target.model_copy(update={"name": PREDICTION, "title": "Prediction"})
     }
     if len(predictions) >= policy.least_rows:
         samples[PREDICTION] = predictions
-    columns = [_column(reference, i, name, samples[name], meaning[name]) for i, name in enumerate(samples)]
+    columns = [
+        _levels_column(reference, i, sample, meaning[name])
+        if level_names(name, reference.kinds)
+        else _ordered_column(reference, i, sample, meaning[name], policy.alpha)
+        for i, (name, sample) in enumerate(samples.items())
+    ]
     for column, p_value in zip(columns, holm([column["p_value"] for column in columns]), strict=True):
         column["p_value"] = p_value
-        large = column["psi"] >= policy.psi or column["wasserstein"] >= policy.wasserstein
+        large = column["psi"] >= policy.psi or (column["wasserstein"] or 0.0) >= policy.wasserstein
         column["drifted"] = bool(p_value < policy.alpha and large)
-    joint = joint_change(reference.columns, reference.rows, rows)
+    joint = joint_change(reference.columns, reference.rows, rows, reference.kinds)
     joint["drifted"] = bool(joint["p_value"] < policy.alpha and joint["auc"] >= policy.auc)
     moved = [column for column in columns if column["drifted"]]
     drifted = bool(moved or joint["drifted"])
@@ -245,21 +306,23 @@ def ks_test(reference: Matrix, count: float, sample: Matrix) -> tuple[float, flo
     return distance, float(kstwo.sf(distance, max(1, round(effective))))
 
 
-def stability_index(reference: Matrix, count: float, sample: Matrix) -> float:
+def stability_index(
+    reference: Matrix, count: float, sample: Matrix, missing: tuple[float, float] | None = None
+) -> float:
     """Return the population stability index over the tenths of the reference (fewer where values repeat).
 
-    Half a row is added to every bin, so that an empty one counts much, but not infinitely.
+    With ``missing``, how many values are in both, these are a bin too.
     """
     inner = np.arange(1, PSI_BINS) / PSI_BINS
     edges = np.unique(np.quantile(reference, inner, method="inverted_cdf"))
     edges = edges[edges < reference[-1]]  # above the highest value there is no tenth
-    shares = []
-    for values, rows in ((reference, count), (sample, float(len(sample)))):
-        bins = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
-        expected = bins / len(values) * rows + 0.5
-        shares.append(expected / expected.sum())
-    before, now = shares
-    return float(((now - before) * np.log(now / before)).sum())
+    before, now = (
+        np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1) / len(values) * rows
+        for values, rows in ((reference, count), (sample, float(len(sample))))
+    )
+    if missing is not None:
+        before, now = np.append(before, missing[0]), np.append(now, missing[1])
+    return stability(before, now)
 
 
 def distances(reference: Matrix, sample: Matrix) -> tuple[float, float]:
@@ -278,7 +341,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in result]
 
 
-def joint_change(columns: Sequence[str], reference: Matrix, rows: Matrix, seed: int = 0) -> dict[str, Any]:
+def joint_change(
+    columns: Sequence[str], reference: Matrix, rows: Matrix, kinds: Kinds | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Return how well a classifier tells the rows of a window, (n, features), from those of the reference.
 
     Returns
@@ -286,10 +351,16 @@ def joint_change(columns: Sequence[str], reference: Matrix, rows: Matrix, seed: 
     dict
         ``auc``: mean over folds, each judged by a classifier that has not seen it; 0.5 is guessing. ``p_value``: of
         the Mann-Whitney test that such an AUC is. ``pair``: the two features whose rank correlation changed most,
-        with the correlation before and now.
+        with the correlation before and now; empty where there are no two that are no categories.
     """
+    kinds = kinds or {}
     rows = rows[:SAMPLE_ROWS]
     X = np.vstack([reference, rows])
+    categories = [place for place, name in enumerate(columns) if kinds.get(name, {}).get("type") == "string"]
+    ranked = [place for place in range(len(columns)) if place not in categories]
+    # It takes no more levels than bins, the last are the rarest, and no column of which a fold knows no value.
+    X[:, categories] = np.minimum(X[:, categories], CLASSIFIER_BINS - 1)
+    X[:, ranked] = np.nan_to_num(X[:, ranked], nan=BELOW_ALL)
     is_window = np.repeat([0, 1], [len(reference), len(rows)])
     areas = []
     for fit, judge in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(X, is_window):
@@ -297,45 +368,94 @@ def joint_change(columns: Sequence[str], reference: Matrix, rows: Matrix, seed: 
             max_iter=30,
             learning_rate=0.15,
             max_leaf_nodes=15,
-            max_bins=63,
+            max_bins=CLASSIFIER_BINS,
+            categorical_features=categories or None,
             early_stopping=False,
             random_state=seed,
         ).fit(X[fit], is_window[fit])
         areas.append(roc_auc_score(is_window[judge], classifier.predict_proba(X[judge])[:, 1]))
     area = float(np.mean(areas))
     deviation = np.sqrt((len(X) + 1) / (12 * len(reference) * len(rows)))
-    before, now = (_rank_correlations(part) for part in (reference, rows))
-    first, second = max(
-        itertools.combinations(range(len(columns)), 2), key=lambda pair: abs(now[pair] - before[pair])
-    )
-    return {
-        "auc": area,
-        "p_value": float(norm.sf((area - 0.5) / deviation)),
-        "pair": [columns[first], columns[second]],
-        "correlation_before": float(before[first, second]),
-        "correlation_now": float(now[first, second]),
+    changed: dict[str, Any] = {"pair": [], "correlation_before": None, "correlation_now": None}
+    if len(ranked) > 1:
+        before, now = (_rank_correlations(part[:, ranked]) for part in (reference, rows))
+        pair = max(itertools.combinations(range(len(ranked)), 2), key=lambda pair: abs(now[pair] - before[pair]))
+        changed["pair"] = [columns[ranked[place]] for place in pair]
+        changed |= {"correlation_before": float(before[pair]), "correlation_now": float(now[pair])}
+    return {"auc": area, "p_value": float(norm.sf((area - 0.5) / deviation)), **changed}
+
+
+def _ordered_column(
+    reference: Reference, index: int, sample: Matrix, meaning: Column, alpha: float
+) -> dict[str, Any]:
+    """Return what is known of a column of numbers or dates."""
+    quantiles, rows, share = reference.quantiles[index], float(reference.counts[index]), reference.missing[index]
+    known = sample[~np.isnan(sample)]
+    missing = (rows * share, float(len(sample) - len(known)))
+    count = rows * (1 - share)
+    column = _described(meaning, share, missing[1] / len(sample))
+    column |= {"p_value": 1.0, "psi": stability(np.array([count, missing[0]]), np.array([len(known), missing[1]]))}
+    if len(known) and not np.isnan(quantiles[0]):
+        ks, p_value = ks_test(quantiles, count, known)
+        distance, shift = distances(quantiles, known)
+        # a column that was constant has no deviation: its own size is the next best unit
+        unit = float(reference.deviations[index]) or max(abs(float(quantiles[0])), 1.0)
+        column |= {
+            "ks": ks,
+            "p_value": p_value,
+            "psi": stability_index(quantiles, count, known, None if meaning.required else missing),
+            "wasserstein": distance / unit,
+            "direction": _direction(shift, quantiles, known),
+            "median_before": _value(meaning, np.median(quantiles)),
+            "median_now": _value(meaning, np.median(known)),
+            "histogram": _histogram(quantiles, known, meaning),
+        }
+    column["change"] = column["direction"] or ""
+    if not meaning.required:
+        p_known = column["p_value"]
+        p_missing = homogeneity(np.array([count, missing[0]]), np.array([len(known), missing[1]]))
+        column["p_value"] = min(1.0, 2 * min(p_known, p_missing))
+        if 2 * p_missing < alpha:
+            words = [column["change"]] if 2 * p_known < alpha else []
+            column["change"] = ", ".join([*words, share_change(MISSING, share, missing[1] / len(sample))])
+    return column
+
+
+def _levels_column(reference: Reference, index: int, sample: Matrix, meaning: Column) -> dict[str, Any]:
+    """Return what is known of a column of levels; missing is one too, and what neither side has is left out."""
+    names = level_names(meaning.name, reference.kinds)
+    known = sample[~np.isnan(sample)]
+    before = np.append(reference.levels[index, : len(names)], reference.missing[index])
+    counts = np.append(np.bincount(known.astype(np.intp), minlength=len(names)), len(sample) - len(known))
+    now = counts / len(sample)
+    column = _described(meaning, before[-1], now[-1])
+    names.append(MISSING)
+    rows_before = before * reference.counts[index]
+    seen = [level for level in range(len(names)) if before[level] or now[level]]
+    # The levels that no list names, unknown ones and missing values, are never taken together with others.
+    apart = len(names) - len(reference.kinds[meaning.name].get("categories", ("false", "true")))
+    return column | {
+        "p_value": homogeneity(rows_before, counts),
+        "psi": stability_of_levels(rows_before, counts, apart),
+        "change": change_of_levels(names, before, now),
+        "levels": [
+            {"level": names[level], "before": round(float(before[level]), 5), "now": round(float(now[level]), 5)}
+            for level in seen
+        ],
     }
 
 
-def _column(reference: Reference, index: int, name: str, sample: Matrix, meaning: Column) -> dict[str, Any]:
-    quantiles, count = reference.quantiles[index], float(reference.counts[index])
-    ks, p_value = ks_test(quantiles, count, sample)
-    distance, shift = distances(quantiles, sample)
-    # a column that was constant has no deviation: its own size is the next best unit
-    unit = float(reference.deviations[index]) or max(abs(float(quantiles[0])), 1.0)
-    return {
-        "name": name,
-        "title": meaning.title,
-        "unit": meaning.unit,
-        "ks": ks,
-        "p_value": p_value,
-        "psi": stability_index(quantiles, count, sample),
-        "wasserstein": distance / unit,
-        "direction": _direction(shift, quantiles, sample),
-        "median_before": float(np.median(quantiles)),
-        "median_now": float(np.median(sample)),
-        "histogram": _histogram(quantiles, sample),
-    }
+def _described(meaning: Column, missing_before: float, missing_now: float) -> dict[str, Any]:
+    """Return what every column has, and null for what only ordered ones or only levels have."""
+    figures = ("ks", "wasserstein", "direction", "median_before", "median_now", "histogram", "levels")
+    column: dict[str, Any] = {"name": meaning.name, "title": meaning.title, "unit": meaning.unit}
+    shares = {"missing_before": float(missing_before), "missing_now": float(missing_now)}
+    return column | dict.fromkeys(figures) | shares
+
+
+def _value(meaning: Column, number: float) -> float | str:
+    """Return a value as JSON has it: of dates a text."""
+    return float(number) if meaning.is_number else meaning.written(float(number))
 
 
 def _direction(shift: float, reference: Matrix, sample: Matrix) -> str:
@@ -345,23 +465,24 @@ def _direction(shift: float, reference: Matrix, sample: Matrix) -> str:
     return "wider" if now > before else "narrower"
 
 
-def _histogram(reference: Matrix, sample: Matrix) -> dict[str, list[float]]:
+def _histogram(reference: Matrix, sample: Matrix, meaning: Column) -> dict[str, list[Any]]:
     """Return shares by bin; the first and the last bin also hold what lies beyond."""
     ends = np.quantile(np.concatenate([reference, sample]), [0.01, 0.99])
     low, high = (ends[0], ends[1]) if ends[1] > ends[0] else (ends[0] - 0.5, ends[0] + 0.5)
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
     before, now = (np.histogram(np.clip(values, low, high), edges)[0] / len(values) for values in (reference, sample))
     return {
-        "edges": [float(f"{edge:.6g}") for edge in edges],
+        "edges": [float(f"{edge:.6g}") if meaning.is_number else meaning.written(edge) for edge in edges],
         "before": [round(float(share), 5) for share in before],
         "now": [round(float(share), 5) for share in now],
     }
 
 
 def _rank_correlations(rows: Matrix) -> Matrix:
-    """Return Spearman's correlations, (features, features); 0 with a constant column."""
-    ranks = rankdata(rows, axis=0)
-    ranks -= ranks.mean(axis=0)
+    """Return Spearman's correlations, (features, features); 0 with a constant column. Missing ones rank midway."""
+    ranks = rankdata(rows, axis=0, nan_policy="omit")
+    known = ~np.isnan(ranks)
+    ranks = np.where(known, ranks - np.where(known, ranks, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.0)
     sizes = np.sqrt((ranks**2).sum(axis=0))
     products: Matrix = ranks.T @ ranks
     return np.divide(products, np.outer(sizes, sizes), out=np.zeros_like(products), where=np.outer(sizes, sizes) > 0)
@@ -376,10 +497,14 @@ def _summary(moved: Sequence[Mapping[str, Any]], joint: Mapping[str, Any]) -> st
     """Return in one line what moved, how much and where to, the largest change first."""
     parts = []
     for column in sorted(moved, key=lambda column: -column["psi"]):
-        medians = f"{column['median_before']:.4g} to {column['median_now']:.4g}"
-        parts.append(f"{column['name']} {column['direction']} (median {medians}, PSI {column['psi']:.2f})")
+        medians = f"median {figure(column['median_before'])} to {figure(column['median_now'])}, "
+        moved_values = column["direction"] and column["change"].startswith(column["direction"])
+        figures = f"{medians if moved_values else ''}PSI {column['psi']:.2f}"
+        parts.append(f"{column['name']} {column['change']} ({figures})")
     if joint["drifted"]:
-        before, now = joint["correlation_before"], joint["correlation_now"]
-        pair = f"; correlation of {' and '.join(joint['pair'])} {before:.2f} to {now:.2f}"
-        parts.append(f"rows as a whole (AUC {joint['auc']:.2f}{pair if abs(now - before) >= PAIR_CHANGE else ''})")
+        pair = ""
+        if joint["pair"] and abs(joint["correlation_now"] - joint["correlation_before"]) >= PAIR_CHANGE:
+            before, now = joint["correlation_before"], joint["correlation_now"]
+            pair = f"; correlation of {' and '.join(joint['pair'])} {before:.2f} to {now:.2f}"
+        parts.append(f"rows as a whole (AUC {joint['auc']:.2f}{pair})")
     return "; ".join(parts) if parts else "nothing moved"

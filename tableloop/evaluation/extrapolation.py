@@ -8,14 +8,14 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
-from sklearn.linear_model import LinearRegression
 from sklearn.metrics import root_mean_squared_error
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+from tableloop.model.coding import Matrix
 from tableloop.model.conformal import ConformalRegressor
 
-Matrix = npt.NDArray[np.float64]
+LEAST_VALUE = 0.01  # of the standard deviation: by less, no error is divided
+FAR_SHARE = 0.96  # of the test rows lie nearer than what is far, where nobody says what is
+NEARER = (0.0, 0.5, 0.75, 0.9)  # and the distances between are those of such shares
 
 
 class AcrossLine(TypedDict):
@@ -56,29 +56,36 @@ def measure(
     X_test: Matrix,
     y_test: Matrix,
     *,
+    linear: Any,
     latitude: str | None,
-    line: float,
-    distances_km: Sequence[float],
-    far_km: float,
+    line: float | None = None,
+    distances_km: Sequence[float] | None = None,
+    far_km: float | None = None,
 ) -> Limits:
     """Return what a calibrated model cannot do, from the rows it was fitted on and from test rows.
 
-    ``latitude`` names the column that ``line`` divides.
+    ``latitude`` names the column that ``line`` divides; ``linear`` is an unfitted model to compare with.
     """
     kilometres = model.nearest_training_km(X_test)
     distant: list[AtDistance] = []
     if kilometres is not None:
+        far_km = far_km or float(f"{np.quantile(kilometres, FAR_SHARE):.2g}") or 1.0
+        if distances_km is None:
+            between = np.quantile(kilometres, NEARER).round(3)
+            distances_km = np.unique([0.0, *between[between < far_km], far_km]).tolist()
         values, low, high = model.predict_interval(X_test)
         distant = by_distance(kilometres, y_test, values, (low <= y_test) & (y_test <= high), distances_km)
     across = None
-    if latitude is not None:
-        across = across_line(model.estimator, X, y, X[:, model.columns.index(latitude)] > line, line)
+    if latitude is not None and line is not None:
+        across = across_line(model.estimator, X, y, X[:, model.columns.index(latitude)] > line, line, linear=linear)
     return {"far_km": None if kilometres is None else far_km, "across_line": across, "by_distance": distant}
 
 
 def in_words(limits: Limits) -> str:
     """Return the limits as sentences for people."""
     text = "What it cannot do: say anything of places it does not know."
+    if limits["across_line"] is None and limits["far_km"] is None:
+        text = "What it cannot do: say anything of rows unlike those it was fitted on."
     if across := limits["across_line"]:
         text += (
             f" Trained north of {across['line_degrees_north']:g} degrees and asked about the south, its RMSE is "
@@ -97,8 +104,10 @@ def in_words(limits: Limits) -> str:
     return text
 
 
-def across_line(estimator: Any, X: Matrix, y: Matrix, north: npt.NDArray[np.bool_], line: float) -> AcrossLine:
-    """Return how an estimator, and a linear model for comparison, predict the side of a line they do not know.
+def across_line(
+    estimator: Any, X: Matrix, y: Matrix, north: npt.NDArray[np.bool_], line: float, *, linear: Any
+) -> AcrossLine:
+    """Return how an estimator, and a linear one for comparison, predict the side of a line they do not know.
 
     Rows of shape (n, columns) lie ``north`` of it or south. Four fits, each on part of the rows: about a second for
     the spatial candidate.
@@ -108,7 +117,6 @@ def across_line(estimator: Any, X: Matrix, y: Matrix, north: npt.NDArray[np.bool
         fitted = clone(model).fit(X[known], y[known])
         return round(float(root_mean_squared_error(y[~known], fitted.predict(X[~known]))), 4)
 
-    linear = make_pipeline(StandardScaler(), LinearRegression())
     return {
         "line_degrees_north": line,
         "south_from_north_rmse": error(estimator, north),
@@ -129,16 +137,17 @@ def by_distance(
 
     A group begins at each of ``distances_km``. All others are of shape (n,); ``inside`` says whether the actual value
     lay inside the interval. The relative error is the mean of absolute error by actual value: where values far out
-    are low, the RMSE alone hides how far off they are.
+    are low, the RMSE alone hides how far off they are. Values near zero count as `LEAST_VALUE` of their deviation.
     """
     errors = actual - predicted
+    relative = np.abs(errors) / np.maximum(np.abs(actual), LEAST_VALUE * actual.std() or 1.0)
     group = np.digitize(kilometres, distances_km) - 1
     return [
         {
             "from_km": start,
             "rows": int(rows.sum()),
             "rmse": round(float(np.sqrt(np.mean(errors[rows] ** 2))), 4),
-            "relative_error": round(float(np.mean(np.abs(errors[rows]) / actual[rows])), 4),
+            "relative_error": round(float(relative[rows].mean()), 4),
             "coverage": round(float(inside[rows].mean()), 4),
         }
         for number, start in enumerate(distances_km)

@@ -36,7 +36,7 @@ def write_plots(
     sample = test.head(importance_rows)
     importance = permutation_importance(
         model,
-        sample[list(names)],
+        table.coding.frame(sample),
         actual[: len(sample)],
         scoring="neg_root_mean_squared_error",
         n_repeats=repeats,
@@ -65,7 +65,7 @@ def _residuals(axes: Axes, actual: Vector, predicted: Vector, unit: str) -> None
 
 def _predicted_against_actual(axes: Axes, actual: Vector, predicted: Vector, unit: str) -> None:
     axes.hexbin(actual, predicted, gridsize=60, mincnt=1, bins="log", cmap="viridis")
-    axes.axline((0, 0), slope=1, color="black", linewidth=1)
+    axes.axline((actual.min(), actual.min()), slope=1, color="black", linewidth=1)
     axes.set(xlabel=f"actual ({unit})", ylabel="predicted", title="Predicted against actual, test rows")
 
 

@@ -15,14 +15,17 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from tableloop.model.coding import Coding, Kinds, Matrix
 from tableloop.model.intervals import interval_ends
 from tableloop.model.price_index import PriceIndex
 from tableloop.model.spatial import SpatialFeatures
 
-Matrix = npt.NDArray[np.float64]
+__all__ = ["ConformalRegressor", "Matrix", "as_matrix"]
 
 FOLDS = 3  # of the estimator: two more halve the speed and change neither coverage nor width
 SCALE_FOLDS = 5
+MOST_RESIDUALS = 50_000  # more of them say no more of the width of intervals
+LEAST_PART = 0.1
 LEAST_LABELLED = 100  # with fewer, their own quantile says less than that of all rows
 
 
@@ -45,20 +48,30 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         The share of true values that the intervals are to hold.
     least_error
         No expected error counts as less, or a quotient of a residual could be of any size; in the target's unit.
+        Without it, `LEAST_PART` of the median residual.
+    kinds
+        Of columns that are no plain numbers, as `tableloop.model.coding.Coding` takes them. Data frames hold values
+        as people know them, arrays hold coded rows.
     """
 
     def __init__(
-        self, estimator: Any, columns: Sequence[str], coverage: float = 0.9, least_error: float = 1e-6
+        self,
+        estimator: Any,
+        columns: Sequence[str],
+        coverage: float = 0.9,
+        least_error: float | None = None,
+        kinds: Kinds | None = None,
     ) -> None:
         self.estimator = estimator
         self.columns = columns
         self.coverage = coverage
         self.least_error = least_error
+        self.kinds = kinds
 
     def fit(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
         """Train the estimator on rows of shape (n, columns) and targets of shape (n,)."""
         targets = np.asarray(y, dtype=np.float64)
-        self.estimator.fit(as_matrix(X, self.columns), targets)
+        self.estimator.fit(self._coded(X), targets)
         self.lowest_, self.highest_ = float(targets.min()), float(targets.max())
         self.n_features_in_ = len(self.columns)
         self.feature_names_in_ = np.array(self.columns, dtype=object)
@@ -66,7 +79,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
 
     def calibrate(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
         """Learn the width of the intervals from rows that ``fit`` has not seen."""
-        self._learn_widths(*_predict(self.estimator, as_matrix(X, self.columns)), np.asarray(y, dtype=np.float64))
+        self._learn_widths(*_predict(self.estimator, self._coded(X)), np.asarray(y, dtype=np.float64))
         return self
 
     def fit_calibrated(
@@ -76,6 +89,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         *,
         index: PriceIndex | None = None,
         batch: npt.ArrayLike | None = None,
+        most_rows: int | None = None,
     ) -> ConformalRegressor:
         """Train on all rows, and learn the width of the intervals from models of folds that left the row out.
 
@@ -85,73 +99,93 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         With an ``index``, and the number of the ``batch`` of each row, values of older batches enter in prices of the
         newest one. The index too is learnt without the fold. As carried values are no observations, the labelled rows
         (batch 1 and later) alone set the factor of the intervals, if there are `LEAST_LABELLED` of them.
+
+        Of more than ``most_rows`` rows, the intervals come from so many, the labelled ones first.
         """
-        rows, targets = as_matrix(X, self.columns), np.asarray(y, dtype=np.float64)
+        rows, targets = self._coded(X), np.asarray(y, dtype=np.float64)
         numbers = np.zeros(len(rows), dtype=np.int64) if batch is None else np.asarray(batch, dtype=np.int64)
-        values, present = np.empty(len(rows)), targets.copy()
+        part = _drawn(numbers > 0, most_rows)
+        values, present = np.empty(len(part)), targets[part]
         inputs: Matrix | None = None
-        for kept, left_out in KFold(FOLDS, shuffle=True, random_state=0).split(rows):
-            known = targets[kept]
+        for kept, left_out in KFold(FOLDS, shuffle=True, random_state=0).split(part):
+            known, others = part[kept], part[left_out]
+            then = targets[known]
             if index is not None:
-                index.fit(rows[kept], known, numbers[kept])
-                known = index.renew(rows[kept], known, numbers[kept])
-                present[left_out] = index.renew(rows[left_out], targets[left_out], numbers[left_out])
-            values[left_out], part = _predict(clone(self.estimator).fit(rows[kept], known), rows[left_out])
+                index.fit(rows[known], then, numbers[known])
+                then = index.renew(rows[known], then, numbers[known])
+                present[left_out] = index.renew(rows[others], targets[others], numbers[others])
+            values[left_out], made = _predict(clone(self.estimator).fit(rows[known], then), rows[others])
             if inputs is None:
-                inputs = np.empty((len(rows), part.shape[1]))
-            inputs[left_out] = part
+                inputs = np.empty((len(part), made.shape[1]))
+            inputs[left_out] = made
         if index is not None:
             targets = index.fit(rows, targets, numbers).renew(rows, targets, numbers)
         self.fit(rows, targets)
         assert inputs is not None
-        labelled = numbers > 0
+        labelled = numbers[part] > 0
         self._learn_widths(values, inputs, present, labelled if labelled.sum() >= LEAST_LABELLED else None)
         return self
 
     def predict(self, X: pd.DataFrame | Matrix) -> Matrix:
         """Return the predicted values, shape (n,)."""
-        return np.asarray(self.estimator.predict(as_matrix(X, self.columns)), dtype=np.float64)
+        return np.asarray(self.estimator.predict(self._coded(X)), dtype=np.float64)
 
     def predict_interval(self, X: pd.DataFrame | Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Return the predicted values and the lower and upper ends of their intervals, each of shape (n,)."""
         check_is_fitted(self, "scale_")
-        values, inputs = _predict(self.estimator, as_matrix(X, self.columns))
-        errors = np.maximum(self.scale_.predict(inputs), self.least_error)
+        values, inputs = _predict(self.estimator, self._coded(X))
+        errors = np.maximum(self.scale_.predict(inputs), self.least_error_)
         return (values, *interval_ends(values, errors, self.factor_, self.lowest_, self.highest_))
 
     def nearest_training_km(self, X: pd.DataFrame | Matrix) -> Matrix | None:
         """Return how far the nearest training place is from each row; None for a model that asks no neighbours."""
         for part in _parts(self.estimator):
             if isinstance(part, SpatialFeatures):
-                return part.nearest_km(as_matrix(X, self.columns))
+                return part.nearest_km(self._coded(X))
         return None
+
+    def _coded(self, X: pd.DataFrame | Matrix) -> Matrix:
+        return as_matrix(X, self.columns, self.kinds)
 
     def _learn_widths(
         self, values: Matrix, inputs: Matrix, targets: Matrix, deciding: npt.NDArray[np.bool_] | None = None
     ) -> None:
         """Fit the expected error to all rows, the factor to those ``deciding``, or to all."""
         residuals = np.abs(targets - values)
+        if len(residuals) > MOST_RESIDUALS:
+            part = _drawn(np.zeros(len(residuals), dtype=bool) if deciding is None else deciding, MOST_RESIDUALS)
+            residuals, inputs = residuals[part], inputs[part]
+            deciding = None if deciding is None else deciding[part]
         count = len(residuals) if deciding is None else int(deciding.sum())
         rank = math.ceil((count + 1) * self.coverage)
         if rank > count:
             raise ValueError(f"{count} calibration rows are too few for a coverage of {self.coverage}")
+        # Most residuals, or all, may be zero.
+        derived = LEAST_PART * float(np.median(residuals)) or 1e-6 * float(residuals.max()) or 1.0
+        self.least_error_ = derived if self.least_error is None else self.least_error
         self.scale_ = _scale_model()
         expected = cross_val_predict(
             self.scale_, inputs, residuals, cv=KFold(SCALE_FOLDS, shuffle=True, random_state=1)
         )
-        quotients = residuals / np.maximum(expected, self.least_error)
+        quotients = residuals / np.maximum(expected, self.least_error_)
         self.factor_ = float(np.sort(quotients if deciding is None else quotients[deciding])[rank - 1])
         self.scale_.fit(inputs, residuals)
 
 
-def as_matrix(X: pd.DataFrame | Matrix, columns: Sequence[str]) -> Matrix:
+def as_matrix(X: pd.DataFrame | Matrix, columns: Sequence[str], kinds: Kinds | None = None) -> Matrix:
     """Return rows as float64, shape (n, columns).
 
-    A data frame is read by column name, so a shuffled one cannot give a wrong prediction.
+    A data frame is coded, and read by column name, so a shuffled one cannot give a wrong prediction.
     """
-    rows = X[list(columns)].to_numpy() if isinstance(X, pd.DataFrame) else X
+    if isinstance(X, pd.DataFrame):
+        return Coding(columns, kinds).frame(X)
     # One layout: with another, sums are added in another order, and the last digit differs.
-    return np.ascontiguousarray(rows, dtype=np.float64)
+    return np.ascontiguousarray(X, dtype=np.float64)
+
+
+def _drawn(first: npt.NDArray[np.bool_], most: int | None) -> npt.NDArray[np.intp]:
+    """Return the numbers of at most so many rows, drawn by lot after those that come ``first``, in their order."""
+    return np.sort(np.lexsort((np.random.default_rng(0).random(len(first)), ~first))[:most])
 
 
 def _scale_model() -> HistGradientBoostingRegressor:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pykdtree.kdtree import KDTree
 
+from tableloop.model.design import Design
 from tableloop.model.terms import Matrix, Places, Term, Terms, positions
 
 Features = npt.NDArray[np.float32]
@@ -38,8 +39,9 @@ class RowInputs:
     def __init__(self, specification: Mapping[str, Any]) -> None:
         columns, place, kernel = (specification[name] for name in ("columns", "place", "kernel"))
         features = [(name, term) for name, term in specification["features"].items() if not _asks_places(term)]
-        # With no inputs named, each column but those of the place is one.
-        inputs = kernel.get("inputs") or {name: {} for name in columns if name not in place}
+        # With no inputs named, each plain number but those of the place is one.
+        others = {*place, *specification.get("kinds", {})}
+        inputs = kernel.get("inputs") or {name: {} for name in columns if name not in others}
         self.lengths = np.array([*(term.get("length", 1.0) for term in inputs.values()), *[kernel["place"]] * 2])
         self.places = Places(columns, place, specification["middle_latitude"])
         # One call for both: its overhead is most of what a single row costs.
@@ -48,7 +50,10 @@ class RowInputs:
         self.above = self._terms.above
 
     def __call__(self, X: Matrix, places: Matrix) -> tuple[Matrix, Matrix]:
-        """Return features and inputs of rows (n, columns) at places (n, 2); the place is the last two inputs."""
+        """Return features and inputs of rows (n, columns) at places (n, 2); the place is the last two inputs.
+
+        Where a value is missing, so are they.
+        """
         made = self._terms(X, places)
         return made[:, : self._features], np.concatenate([made[:, self._features :], places], axis=1)
 
@@ -60,27 +65,34 @@ class NeighbourFeatures:
     ----------
     specification
         ``columns``, ``place``, ``middle_latitude``, ``features``, ``kernel``, ``neighbours`` and ``candidates``, as
-        the parameters of `tableloop.model.spatial.SpatialFeatures` explain them.
+        the parameters of `tableloop.model.spatial.SpatialFeatures` explain them; where there are other columns than
+        plain numbers that are never missing, those of `tableloop.model.design.Design` as well.
     arrays
         Of the remembered places: ``places`` (m, 2), ``targets`` (m,), ``inputs`` (m, k), which are those of
-        `RowInputs` times ``input_scale`` (k,), and ``rows`` (m, columns) if a feature asks what is around.
+        `RowInputs` times ``input_scale`` (k,), and ``rows`` (m, columns) if a feature asks what is around. Where
+        values may be missing, ``input_medians`` (k,); and those of the design matrix.
     """
 
     def __init__(self, specification: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         columns, features, kernel = (specification[name] for name in ("columns", "features", "kernel"))
-        self.names = (*columns, *features, *LAST)
+        # Scorers from before there was one have plain numbers alone.
+        self.design = Design({"kinds": {}, "codes": 0, "terms": {}} | dict(specification), arrays)
+        self.names = (*self.design.names, *features, *LAST)
+        self._width = len(self.design.names)
         self._row_inputs = RowInputs(specification)
         self.places = self._row_inputs.places
-        of_rows = [number for number, term in enumerate(features.values(), len(columns)) if not _asks_places(term)]
+        of_rows = [number for number, term in enumerate(features.values(), self._width) if not _asks_places(term)]
         self._of_rows = np.array(of_rows, dtype=np.intp)
         self._of_neighbours = [
             (number, _neighbour_feature(columns, term))
-            for number, term in enumerate(features.values(), len(columns))
+            for number, term in enumerate(features.values(), self._width)
             if _asks_places(term)
         ]
         self._places, self._targets, self._rows = arrays["places"], arrays["targets"], arrays.get("rows")
         self._inputs, self._input_scale = arrays["inputs"], arrays["input_scale"]
-        self._factors = np.array([-1.0 / kernel["place_length"], -1.0])
+        self._input_medians = arrays.get("input_medians")
+        self._place_length = kernel["place_length"]
+        self._scaled_places = self._places / self._place_length
         # Only the ratio of the kernel's two parts matters to the weights, so the second one is scaled to 1.
         self._place_weight = kernel["place_share"] / (1.0 - kernel["place_share"])
         self._variance = 1.0 + self._place_weight
@@ -118,12 +130,14 @@ class NeighbourFeatures:
 
     def _fill(self, out: Features, X: Matrix, places: Matrix, distances: Matrix, indices: Indices) -> None:
         of_rows, inputs = self._row_inputs(X, places)
-        out[:, : X.shape[1]] = X
+        out[:, : self._width] = self.design(X)
         out[:, self._of_rows] = of_rows
         targets = self._targets.take(indices)
         sums = targets.cumsum(axis=1)
         for column, compute in self._of_neighbours:
             out[:, column] = compute(distances, targets, sums, indices, self._rows)
+        if self._input_medians is not None:
+            inputs = np.where(np.isfinite(inputs), inputs, self._input_medians)
         inputs *= self._input_scale
         out[:, -1], out[:, -2] = self._krige(inputs, distances, indices, targets)
 
@@ -133,8 +147,8 @@ class NeighbourFeatures:
         offsets -= inputs[:, None]
         # By place and over all inputs, here and below: what is the same for both kinds of distance is one call.
         apart = np.empty((2, *indices.shape))
-        apart[0] = distances
-        np.sqrt(np.einsum("npk,npk->np", offsets, offsets), out=apart[1])
+        np.divide(distances, self._place_length, out=apart[0])
+        np.sqrt(np.vecdot(offsets, offsets), out=apart[1])
         to_row = self._covariance(apart)
 
         count = min(self._neighbours, indices.shape[1])
@@ -143,8 +157,8 @@ class NeighbourFeatures:
         best += np.arange(0, indices.size, indices.shape[1])[:, None]
         to_row, targets, indices = to_row.take(best), targets.take(best), indices.take(best)
         offsets = offsets.reshape(-1, offsets.shape[2]).take(best, axis=0)
-        around = self._places.take(indices, axis=0)
-        around -= around[:, :1].copy()
+        around = self._scaled_places.take(indices, axis=0)
+        around -= around[:, :1].copy()  # the products of small numbers are exact enough for their distances
         within = np.empty((2, len(inputs), count, count))
         for points, products in zip((around, offsets), within, strict=True):
             np.matmul(points, points.swapaxes(1, 2), out=products)
@@ -161,8 +175,11 @@ class NeighbourFeatures:
         return mean + row_target - mean * row_one, 1.0 - row_row / self._variance
 
     def _covariance(self, distances: Matrix) -> Matrix:
-        """Return the kernel of distances by place and over all inputs, (2, ...) to (...); they are overwritten."""
-        np.multiply(distances.T, self._factors, out=distances.T)  # transposed, so that the two kinds come last
+        """Return the kernel of distances by place and over all inputs, (2, ...) to (...); they are overwritten.
+
+        Both are in units of their length.
+        """
+        np.negative(distances, out=distances)
         np.exp(distances, out=distances)
         covariance: Matrix = distances[0]
         covariance *= self._place_weight

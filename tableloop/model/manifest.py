@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MANIFEST = "manifest.json"
-FORMER_CODE = "code/pipeline"  # what versions carry that were made before there were manifests
+SIGNATURE = "manifest.sig"  # of `tableloop.signing`, written after the manifest
 
 
 class ManifestError(ValueError):
@@ -28,16 +28,12 @@ def write(directory: Path, made_by: Mapping[str, str]) -> None:
 def check(directory: Path) -> None:
     """Return when ``directory`` holds exactly the files of its manifest.
 
-    A version made before there were manifests passes without one.
-
     Raises
     ------
     ManifestError
         A file is missing, added or changed, or the manifest itself is missing or cannot be read.
     """
     file = directory / MANIFEST
-    if not file.exists() and (directory / FORMER_CODE).is_dir():
-        return
     try:
         expected: dict[str, str] = json.loads(file.read_text())["files"]
         found = _digests(directory)
@@ -53,11 +49,11 @@ def check(directory: Path) -> None:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """Return the sha256 of each file below ``directory`` but the manifest, by its path with slashes."""
+    """Return the sha256 of each file below ``directory`` but manifest and signature, by its path with slashes."""
     digests = {}
     for file in sorted(directory.rglob("*")):
         name = file.relative_to(directory).as_posix()
-        if not file.is_dir() and name != MANIFEST:
+        if not file.is_dir() and name not in (MANIFEST, SIGNATURE):
             with file.open("rb") as content:
                 digests[name] = hashlib.file_digest(content, "sha256").hexdigest()
     return digests

@@ -26,6 +26,8 @@ Numbers = npt.NDArray[np.int64]
 FOLDS = 3
 # Of the logarithm, from the median change: a row that is unlike its neighbours must not move the values around it.
 LARGEST_DEVIATION = 0.5
+LARGEST_DIFFERENCE = 3.0  # times the middle half of the differences, in the same way
+MOST_KNOWN = 50_000  # older rows that the estimate learns from
 MOST_LEFT_OUT = 3000  # older rows, to learn what the kriging gets wrong by itself
 MOST_STEPS = 6  # older batches are one step together, so that years of batches cost no more than six
 
@@ -33,25 +35,27 @@ MOST_STEPS = 6  # older batches are one step together, so that years of batches 
 class PriceIndex:
     """How much dearer each row has become from batch to batch.
 
-    A step, from all older rows to a batch, is a regression of log(value / kriging estimate from older rows) of the
-    batch's rows, less what the same regression says of older rows that were left out: what the kriging gets wrong by
-    itself is no change of prices. Newer labels of the batch weigh more. The step is shrunk by how much of it holds in
-    cross-validation, so where nothing has changed it is nearly nothing.
+    A step, from all older rows to a batch, is a regression of log(value / estimate from older rows) of the batch's
+    rows, less what the same regression says of older rows that were left out: what the estimate gets wrong by itself
+    is no change of prices. Where values may be zero or less, differences stand for the ratios. Newer labels of the
+    batch weigh more. The step is shrunk by how much of it holds in cross-validation, so where nothing has changed it
+    is nearly nothing.
 
     Parameters
     ----------
-    kriging
-        Unfitted; its last feature is the estimate.
+    estimator
+        Unfitted: the kriging, whose last feature is the estimate, or any regressor of the value.
     half_life
         A label that so many newer ones of its batch follow weighs half as much as the newest.
     least
         Batches with fewer rows are one step with the next.
     lowest_value
-        Lower values and estimates count as this one, as the ratio to a value near zero says nothing.
+        Lower values and estimates count as this one, as the ratio to a value near zero says nothing; None where
+        there are no ratios.
     """
 
-    def __init__(self, kriging: SpatialFeatures, half_life: float, least: int, lowest_value: float) -> None:
-        self._kriging = kriging
+    def __init__(self, estimator: Any, half_life: float, least: int, lowest_value: float | None) -> None:
+        self._estimator = estimator
         self._lowest_value = lowest_value
         self._half_life = half_life
         self._least = least
@@ -65,7 +69,7 @@ class PriceIndex:
         self._steps = []
         for first, last in _groups(batch, self._least):
             older, newer = batch < first, (batch >= first) & (batch <= last)
-            step = _Step(self._kriging, self._half_life, self._lowest_value)
+            step = _Step(self._estimator, self._half_life, self._lowest_value)
             step.fit(X[older], self.renew(X[older], y[older], batch[older]), X[newer], y[newer])
             self._steps.append((first, step))
         return self
@@ -76,22 +80,23 @@ class PriceIndex:
         for first, step in self._steps:
             older = batch < first
             if older.any():
-                values[older] *= np.exp(step.change(X[older]))
+                values[older] = step.renewed(X[older], values[older])
         return values
 
 
 class _Step:
-    """The change of the logarithm of values between older rows and a batch."""
+    """The change of values, or of their logarithm, between older rows and a batch."""
 
-    def __init__(self, kriging: SpatialFeatures, half_life: float, lowest_value: float) -> None:
-        self._kriging = clone(kriging)
+    def __init__(self, estimator: Any, half_life: float, lowest_value: float | None) -> None:
+        self._estimator = clone(estimator)
         self._half_life = half_life
         self._lowest_value = lowest_value
 
     def fit(self, X_old: Matrix, y_old: Matrix, X_new: Matrix, y_new: Matrix) -> None:
         order = np.random.default_rng(0).permutation(len(y_old))
         left_out, kept = np.split(order, [min(MOST_LEFT_OUT, len(y_old) // 5)])
-        self._kriging.fit(X_old[kept], y_old[kept])
+        kept = kept[:MOST_KNOWN]
+        self._estimator.fit(X_old[kept], y_old[kept])
         before = _model().fit(self._inputs(X_old[left_out]), self._deviation(X_old[left_out], y_old[left_out]))
         inputs = self._inputs(X_new)
         change = self._deviation(X_new, y_new) - before.predict(inputs)
@@ -104,20 +109,32 @@ class _Step:
         self._share = min(1.0, max(0.0, explained / own)) if own > 0 else 0.0
         self._model = _model().fit(inputs, change, sample_weight=weight)
 
-    def change(self, X: Matrix) -> Matrix:
-        return self._share * np.asarray(self._model.predict(self._inputs(X)), dtype=np.float64)
+    def renewed(self, X: Matrix, y: Matrix) -> Matrix:
+        """Return values of older rows as the batch would have them."""
+        change = self._share * np.asarray(self._model.predict(self._inputs(X)), dtype=np.float64)
+        return y + change if self._lowest_value is None else y * np.exp(change)
 
     def _inputs(self, X: Matrix) -> Matrix:
-        """Return the rows with their places along two turned axes."""
-        where: Matrix = self._kriging.places(X)
+        """Return the rows, those with a place with it along two turned axes."""
+        if not isinstance(self._estimator, SpatialFeatures):
+            return X
+        where: Matrix = self._estimator.places(X)
         return np.column_stack([X, where.sum(axis=1), where[:, 0] - where[:, 1]])
 
     def _deviation(self, X: Matrix, y: Matrix) -> Matrix:
-        """Return log(value / kriging estimate), shape (n,)."""
-        expected = self._kriging.transform(X)[:, -1].astype(np.float64)
-        change: Matrix = np.log(np.maximum(y, self._lowest_value) / np.maximum(expected, self._lowest_value))
-        middle = np.median(change)
-        return np.clip(change, middle - LARGEST_DEVIATION, middle + LARGEST_DEVIATION)
+        """Return log(value / estimate), or value - estimate, shape (n,)."""
+        if isinstance(self._estimator, SpatialFeatures):
+            expected = self._estimator.transform(X)[:, -1].astype(np.float64)
+        else:
+            expected = np.asarray(self._estimator.predict(X), dtype=np.float64)
+        if self._lowest_value is None:
+            change = y - expected
+            low, middle, high = np.quantile(change, [0.25, 0.5, 0.75])
+            largest = LARGEST_DIFFERENCE * (high - low)
+        else:
+            change = np.log(np.maximum(y, self._lowest_value) / np.maximum(expected, self._lowest_value))
+            middle, largest = np.median(change), LARGEST_DEVIATION
+        return np.clip(change, middle - largest, middle + largest)
 
 
 def _groups(batch: Numbers, least: int) -> list[tuple[int, int]]:

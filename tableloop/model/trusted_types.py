@@ -17,6 +17,9 @@ TRUSTED_TYPES: tuple[str, ...] = (
     "tableloop.model.row_features.RowFeatures",
     "tableloop.model.spatial.OffsetRegressor",
     "tableloop.model.spatial.SpatialFeatures",
+    # Of histogram boosting with categories: a check of its rows, with some parameters bound.
+    "functools.partial",
+    "sklearn.utils.validation.check_array",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )

@@ -25,13 +25,7 @@ def main() -> None:
     """Load the model that the first argument describes, then answer until stdin ends."""
     order = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process itself
-    for what, most in (
-        (resource.RLIMIT_DATA, order["memory_bytes"]),
-        (resource.RLIMIT_FSIZE, LARGEST_FILE),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(what, (most, most))
-    _limit_processor(order["cpu_seconds"])
+    limit(order["memory_bytes"], order["cpu_seconds"])
     # What the version's code prints must not be taken for an answer: stdout becomes stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -56,10 +50,25 @@ def main() -> None:
         _answer(model, content, question, answers)
 
 
+def limit(memory_bytes: int, cpu_seconds: int) -> None:
+    """Limit this process in memory, processor, and the size of files that it writes."""
+    for what, most in (
+        (resource.RLIMIT_DATA, memory_bytes),
+        (resource.RLIMIT_FSIZE, LARGEST_FILE),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (most, most))
+    _limit_processor(cpu_seconds)
+
+
 def _load(file: str, trusted: list[str]) -> Any:
     from skops.io import load  # noqa: PLC0415 - after the limits
 
-    return load(file, trusted=trusted)
+    model = load(file, trusted=trusted)
+    if not hasattr(model, "predict_interval"):
+        kind = type(model).__name__
+        raise TypeError(f"it is a {kind}, which gives no intervals: only a ConformalRegressor of this product does")
+    return model
 
 
 def _answer(model: Any, content: bytearray, question: dict[str, int], answers: IO[bytes]) -> None:

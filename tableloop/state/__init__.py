@@ -1,1 +1,1 @@
-"""Everything that processes tell each other: paths, labels, locks."""
+"""Everything that processes tell each other: the store, batches of labels, paths and locks."""

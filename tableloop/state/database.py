@@ -1,45 +1,67 @@
 """The store: what the processes tell each other about predictions, labels, drift, retrainings and what serves.
 
 `Store` is the way to all of it but the hot inserts of the service, which are in `tableloop.state.prediction_rows`.
-A SQLite file in WAL mode. Whoever opens a file that is missing, or older than this code, brings it up to date first.
+It lies in a SQLite file or, with DATABASE_URL, in PostgreSQL; `tableloop.state.engines` has what differs. Whoever
+finds it missing, or older than this code, brings it up to date first.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import StaticPool
 
-from tableloop.state.prediction_rows import ROWS_PER_STATEMENT, TEXTS, Labelled, columns
-from tableloop.table import load_table
+from tableloop.senders import NO_SENDER
+from tableloop.state.engines import as_store_errors, database
+from tableloop.state.errors import StoreError
+from tableloop.state.layout import Layout
+from tableloop.state.prediction_rows import REST, TEXTS, Labelled, RowWriter, columns
+from tableloop.table import Value, load_table
 
-VERSION: Final = 1  # of the schema; the one without a number is that of the prediction log before there was a store
+if TYPE_CHECKING:
+    from tableloop.settings import RegistrySettings
+
+VERSION: Final = 2  # of the schema; the one without a number is that of the prediction log before there was a store
 KEPT_REPORTS: Final = 10
+EXPORTED_AT_ONCE: Final = 10_000
 KILLED: Final = "it was killed before it could say how it ended"
 BEGAN_BY: Final = {"start": "the first start", "drift": "the drift monitor"}  # by trigger; a user has a name
 PROMOTED, ROLLED_BACK, SERVES, REFUSED = "promoted", "rolled back", "serves", "refused"
 
 _FIXED: Final = {"id", *columns(())}  # columns of predictions in every table
+_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # there, only an integer is the number of a row
 _COMMON = sa.MetaData()
 _version = sa.Table("schema_version", _COMMON, sa.Column("version", sa.Integer, nullable=False))
 _labels = sa.Table(
     "feedback",
     _COMMON,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", _Id, primary_key=True),
     sa.Column("prediction_id", sa.Text, nullable=False, unique=True),
     sa.Column("actual_value", sa.Float, nullable=False),
     sa.Column("received_at", sa.Float, nullable=False),
     sa.Column("batch", sa.Text),
+    sa.Column("sender", sa.Text),  # none: it came before senders were noted
+    sa.Column("revocation", sa.Integer),  # the id of the one that takes it out of trainings
 )
-sa.Index("feedback_waiting", _labels.c.id, sqlite_where=_labels.c.batch.is_(None))
+for _name, _column, _where in (
+    ("feedback_waiting", _labels.c.id, _labels.c.batch.is_(None)),
+    ("feedback_revoked", _labels.c.revocation, _labels.c.revocation.is_not(None)),
+):
+    sa.Index(_name, _column, sqlite_where=_where, postgresql_where=_where)
+_revocations = sa.Table(
+    "revocations",
+    _COMMON,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
 _reports = sa.Table(
     "drift_reports",
     _COMMON,
@@ -80,10 +102,6 @@ _serving = sa.Table(
 )
 
 
-class StoreError(Exception):
-    """The store cannot be read or written; the message is the database's own."""
-
-
 class Predicted(NamedTuple):
     """A prediction in the store, with its features in the order of the contract; time in unix seconds."""
 
@@ -91,7 +109,14 @@ class Predicted(NamedTuple):
     requested_at: float
     model_version: str
     prediction: float
-    features: Sequence[float]
+    features: Sequence[Value]
+
+
+class Revoked(NamedTuple):
+    """What a revocation takes out: how many labels of each sender, and how many of all are in batches already."""
+
+    by_sender: dict[str, int]
+    in_batches: int
 
 
 class Serving(NamedTuple):
@@ -126,46 +151,66 @@ class Retraining(NamedTuple):
 
 
 class Store:
-    """The store in the SQLite file ``path``.
+    """The store in the SQLite file at a path, or in the PostgreSQL database at an address.
 
-    A file that is missing is read as an empty store and made by the first write. ``timeout``: seconds to wait for
+    A store that is missing is read as an empty one and made by the first write. ``timeout``: seconds to wait for
     somebody else's write to end. Every method raises `StoreError`.
     """
 
-    def __init__(self, path: Path, feature_names: Sequence[str] | None = None, *, timeout: float = 30.0) -> None:
-        self.path = path.absolute()
+    def __init__(
+        self, place: Path | str, feature_names: Sequence[str] | None = None, *, timeout: float = 30.0
+    ) -> None:
         self._names = feature_names
-        self._timeout = timeout
-        self._ready = 0  # inode of the file that is known to be up to date
-        self._engine = sa.create_engine("sqlite://", creator=self._open, poolclass=NullPool)
-        sa.event.listen(self._engine, "begin", _begin)
+        self.database_url = place if isinstance(place, str) else ""
+        with as_store_errors():
+            self._database = database(place, timeout)
+        self.place = self._database.place  # in words
+
+    @classmethod
+    def of(cls, settings: RegistrySettings, *, timeout: float = 30.0) -> Store:
+        """Return the store that the settings name."""
+        return cls(settings.database_url.get_secret_value() or Layout(settings.state_dir).database, timeout=timeout)
 
     @property
     def feature_names(self) -> Sequence[str]:
         """The columns of a prediction that are features of the table."""
         return self._names if self._names is not None else load_table().feature_names
 
+    def exists(self) -> bool:
+        """Return whether there is anything to read; looking makes no file."""
+        return self._database.exists()
+
+    def check_room(self) -> None:
+        """Raise a `StoreError` when there is no room for rows, as far as can be seen from here."""
+        with as_store_errors():
+            self._database.check_room()
+
+    def remedy(self, error: StoreError) -> str:
+        """Return what helps when the store cannot be written."""
+        return self._database.remedy(str(error))
+
     def prepare(self) -> None:
-        """Make the file, or bring it up to date; killed meanwhile, it is as it was before."""
-        with _as_store_errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self._is_ready():
+        """Make the store, or bring it up to date; killed meanwhile, it is as it was before."""
+        with as_store_errors():
+            if self._database.is_ready():
                 return
-            with self._engine.execution_options(write=True).begin() as connection:
-                _migrate(connection, self.feature_names)
-            self._ready = self.path.stat().st_ino
+            with self._database.engine.execution_options(write=True).begin() as connection:
+                _migrate(connection, self._predictions)
+            self._database.set_ready()
 
     # -- predictions and labels -----------------------------------------------------------------------------------
 
     def newest_predictions(self, limit: int) -> list[Predicted]:
-        """Return the newest predictions whose features are all known, the newest first."""
+        """Return the newest predictions with all features that a row must have, the newest first."""
         table = self._predictions
         fixed = (table.c.id, table.c.requested_at, table.c.model_version, table.c.prediction)
         query = sa.select(*fixed, *self._features).order_by(table.c.id.desc()).limit(limit)
         with self.reading() as connection:
             rows = connection.execute(query).fetchall()
         return [
-            Predicted(number, at, version, value, row) for number, at, version, value, *row in rows if None not in row
+            Predicted(number, at, version, value, row)
+            for number, at, version, value, *row in rows
+            if None not in row or not any(row[place] is None for place in self._needed)
         ]
 
     def count_predictions(self) -> int:
@@ -173,31 +218,35 @@ class Store:
         return self._count(sa.select(sa.func.count()).select_from(self._predictions))
 
     def newest_labelled(self, limit: int, version: str | None = None, *, among: int | None = None) -> list[Labelled]:
-        """Return the predictions that were labelled last, the newest first: of one version, among so many labels."""
-        newest = sa.select(_labels).order_by(_labels.c.id.desc()).limit(among or limit).subquery()
-        made, label = self._predictions.c, newest.c
-        query = (
-            sa.select(
-                *(label.prediction_id, label.actual_value, label.received_at),
-                *(made.model_version, made.prediction, made.low, made.high),
-            )
-            .join_from(newest, self._predictions, label.prediction_id == made.prediction_id)
-            .order_by(label.id.desc())
-            .limit(limit)
-        )
+        """Return at most ``limit`` labelled predictions, those labelled last first.
+
+        Only those of ``version``, and only among the ``among`` newest labels, where these are given.
+        """
+        query = self._newest_labelled(among or limit).limit(limit)
         if version is not None:
-            query = query.where(made.model_version == version)
+            query = query.where(self._predictions.c.model_version == version)
         with self.reading() as connection:
-            return [Labelled(*row) for row in connection.execute(query)]
+            return [Labelled(*row[1:]) for row in connection.execute(query)]
+
+    def labelled_after(self, label: int, limit: int) -> tuple[int, list[Labelled]]:
+        """Return the newest predictions whose label came after one, at most so many, the last one last; and its id.
+
+        The id is that of the label; of the one given where there are none after it.
+        """
+        with self.reading() as connection:
+            rows = connection.execute(self._newest_labelled(limit, after=label)).all()
+        return rows[0].id if rows else label, [Labelled(*row[1:]) for row in reversed(rows)]
 
     def count_unused_labels(self) -> int:
         """Return how many labels no batch holds yet."""
-        return self._count(sa.select(sa.func.count()).select_from(_labels).where(_labels.c.batch.is_(None)))
+        unused = _labels.c.batch.is_(None) & _labels.c.revocation.is_(None)
+        return self._count(sa.select(sa.func.count()).select_from(_labels).where(unused))
 
     def labelled_rows(self, target: str) -> list[dict[str, Any]]:
-        """Return every labelled prediction whose features are all known, the oldest prediction first.
+        """Return every labelled prediction with all features that a row must have, the oldest prediction first.
 
-        Each with its features, the true value as ``target``, ``predicted_at``, ``received_at``, ``prediction_id``.
+        Each with its features, the true value as ``target``, ``predicted_at``, ``received_at``, ``prediction_id`` and
+        ``sender``; without those that were revoked.
         """
         made = self._predictions.c
         query = (
@@ -207,13 +256,45 @@ class Store:
                 made.requested_at.label("predicted_at"),
                 _labels.c.received_at,
                 _labels.c.prediction_id,
+                _labels.c.sender,
             )
             .join_from(_labels, self._predictions, _labels.c.prediction_id == made.prediction_id)
-            .where(*(feature.is_not(None) for feature in self._features))
+            .where(_labels.c.revocation.is_(None), *(self._features[place].is_not(None) for place in self._needed))
             .order_by(made.requested_at, made.id)
         )
         with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+    def predictions_with_labels(self, since: float | None, until: float | None) -> Iterator[list[dict[str, Any]]]:
+        """Yield every prediction asked for in ``[since, until)``, the oldest first, in parts, each as of one moment.
+
+        Each with its columns, its features and, if it has a label, `actual_value`, `labelled_at`, `sender`; `revoked`
+        is whether that label was taken out of trainings. Times in unix seconds.
+        """
+        made = self._predictions.c
+        query = (
+            sa.select(
+                self._predictions,
+                *(_labels.c.actual_value, _labels.c.received_at.label("labelled_at"), _labels.c.sender),
+                _labels.c.revocation.is_not(None).label("revoked"),
+            )
+            .join_from(self._predictions, _labels, made.prediction_id == _labels.c.prediction_id, isouter=True)
+            .where(made.id > sa.bindparam("after"))
+            .order_by(made.id)
+            .limit(EXPORTED_AT_ONCE)
+        )
+        if since is not None:
+            query = query.where(made.requested_at >= since)
+        if until is not None:
+            query = query.where(made.requested_at < until)
+        after = 0
+        while True:
+            with self.reading() as connection:
+                rows = [dict(row) for row in connection.execute(query, {"after": after}).mappings()]
+            if not rows:
+                return
+            yield rows
+            after = rows[-1]["id"]
 
     def mark_labels(self, batches: Mapping[str, str]) -> None:
         """Note the batch of each prediction id, where that is not noted yet."""
@@ -227,6 +308,55 @@ class Store:
             found = [name for name in connection.scalars(unused) if name in batches]
             if found:
                 connection.execute(mark, [{"label": label, "name": batches[label]} for label in found])
+
+    def revoke_labels(
+        self,
+        by: str,
+        reason: str,
+        *,
+        sender: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        batch: str | None = None,
+        dry_run: bool = False,
+    ) -> Revoked:
+        """Take the labels that meet all conditions out of later trainings, and return what they were.
+
+        ``since`` and ``until`` are of when they were received, in unix seconds. The labels stay in the store.
+        """
+        column = _labels.c
+        conditions: list[sa.ColumnElement[bool]] = [column.revocation.is_(None)]
+        if sender is not None:
+            conditions.append(column.sender.is_(None) if sender == NO_SENDER else column.sender == sender)
+        conditions += [column.received_at >= since] if since is not None else []
+        conditions += [column.received_at < until] if until is not None else []
+        conditions += [column.batch == batch] if batch is not None else []
+        with self.writing() as connection:
+            counted = (
+                sa.select(sa.func.coalesce(column.sender, NO_SENDER), sa.func.count(), sa.func.count(column.batch))
+                .where(*conditions)
+                .group_by(column.sender)
+            )
+            found = connection.execute(counted).fetchall()
+            if found and not dry_run:
+                values = {"at": time.time(), "by": by, "reason": reason}
+                adding = _revocations.insert().values(**values).returning(_revocations.c.id)
+                number = connection.execute(adding).scalar_one()
+                connection.execute(_labels.update().where(*conditions).values(revocation=number))
+        return Revoked({str(name): int(count) for name, count, _ in found}, sum(int(used) for *_, used in found))
+
+    def revoked(self) -> dict[int, list[str]]:
+        """Return the prediction ids of each revocation that has labels in batches, by its number."""
+        query = (
+            sa.select(_labels.c.revocation, _labels.c.prediction_id)
+            .where(_labels.c.revocation.is_not(None), _labels.c.batch.is_not(None))
+            .order_by(_labels.c.revocation, _labels.c.id)
+        )
+        numbers: dict[int, list[str]] = {}
+        with self.reading() as connection:
+            for number, prediction_id in connection.execute(query):
+                numbers.setdefault(int(number), []).append(str(prediction_id))
+        return numbers
 
     # -- drift ------------------------------------------------------------------------------------------------------
 
@@ -321,47 +451,45 @@ class Store:
 
     # -- connections --------------------------------------------------------------------------------------------
 
-    def connect(self) -> sqlite3.Connection:
-        """Return a connection for the hot inserts of `prediction_rows`, to be used by one thread at a time.
-
-        ``synchronous=NORMAL``: see `app.prediction_writer`.
-        """
+    def writer(self) -> RowWriter:
+        """Return a connection for the rows of predictions and their labels."""
         self.prepare()
-        with _as_store_errors():
-            connection = self._open(check_same_thread=False, cached_statements=2 * ROWS_PER_STATEMENT)
-            connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
+        texts = [isinstance(self._predictions.c[name].type, sa.Text) for name in columns(self.feature_names)]
+        return self._database.writer(tuple(self.feature_names), texts)
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """Yield a connection in a transaction that is committed at the end; for the modules of this package."""
         self.prepare()
-        with _as_store_errors(), self._engine.execution_options(write=True).begin() as connection:
+        with as_store_errors(), self._database.engine.execution_options(write=True).begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Yield a connection that sees the store as of one moment; for the modules of this package."""
-        if self.path.exists():
+        if self.exists():
             self.prepare()
-            with _as_store_errors(), self._engine.begin() as connection:
+            with as_store_errors(), self._database.engine.begin() as connection:
                 yield connection
             return
         engine = sa.create_engine("sqlite://", poolclass=StaticPool)
-        with _as_store_errors(), engine.begin() as connection:
-            _migrate(connection, self.feature_names)
+        with as_store_errors(), engine.begin() as connection:
+            _migrate(connection, self._predictions)
             yield connection
 
-    def _open(self, **options: Any) -> sqlite3.Connection:
-        connection: sqlite3.Connection = sqlite3.connect(
-            self.path, timeout=self._timeout, isolation_level=None, **options
+    def _newest_labelled(self, count: int, *, after: int = 0) -> sa.Select[Any]:
+        """Return a query of the newest labels, as their ids and the fields of `Labelled`, the newest first."""
+        valid = sa.select(_labels).where(_labels.c.id > after, _labels.c.revocation.is_(None))
+        newest = valid.order_by(_labels.c.id.desc()).limit(count).subquery()
+        made, label = self._predictions.c, newest.c
+        return (
+            sa.select(
+                *(label.id, label.prediction_id, label.actual_value, label.received_at),
+                *(made.model_version, made.prediction, made.low, made.high),
+            )
+            .join_from(newest, self._predictions, label.prediction_id == made.prediction_id)
+            .order_by(label.id.desc())
         )
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
 
     def _count(self, query: sa.Select[Any]) -> int:
         with self.reading() as connection:
@@ -369,58 +497,74 @@ class Store:
 
     @cached_property
     def _predictions(self) -> sa.Table:
-        return _predictions(self.feature_names)
+        return _predictions(self.feature_names, is_partitioned=self._database.is_partitioned)
 
     @property
     def _features(self) -> list[sa.Column[Any]]:
         return [self._predictions.c[name] for name in self.feature_names]
 
-    def _is_ready(self) -> bool:
-        try:
-            return self.path.stat().st_ino == self._ready
-        except FileNotFoundError:
-            return False
+    @cached_property
+    def _needed(self) -> list[int]:
+        """Where the features stand that a row must have."""
+        optional = {column.name for column in load_table().features if not column.required}
+        return [place for place, name in enumerate(self.feature_names) if name not in optional]
 
 
-def _predictions(feature_names: Sequence[str]) -> sa.Table:
-    """Return the table of predictions; features may be missing, in rows from before the contract had them."""
+def _predictions(feature_names: Sequence[str], *, is_partitioned: bool = False) -> sa.Table:
+    """Return the table of predictions; features may be missing, in rows from before the contract had them.
+
+    In one that is partitioned by time, a key has to have the time in it. Ids of predictions are random, so that it
+    makes no difference.
+    """
+    texts = {column.name for column in load_table().features if column.is_text}
+    key = ("id", "requested_at") if is_partitioned else ("id",)
+    unique = ("prediction_id", "requested_at") if is_partitioned else ("prediction_id",)
     return sa.Table(
         "predictions",
         sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("id", _Id, autoincrement=True),
         *(
-            sa.Column(
-                name,
-                sa.Text if name in TEXTS else sa.Float,
-                nullable=name in feature_names,
-                unique=name == "prediction_id",
-            )
+            sa.Column(name, sa.Text if name in TEXTS or name in texts else sa.Float, nullable=name in feature_names)
             for name in columns(feature_names)
         ),
+        sa.PrimaryKeyConstraint(*key),
+        sa.UniqueConstraint(*unique),
+        postgresql_partition_by="RANGE (requested_at)" if is_partitioned else None,
     )
 
 
-def _migrate(connection: sa.Connection, feature_names: Sequence[str]) -> None:
-    """Bring the schema up to `VERSION` and to the features of the contract, in the caller's transaction."""
+def _migrate(connection: sa.Connection, table: sa.Table) -> None:
+    """Bring the schema up to `VERSION` and to the table of predictions, in the caller's transaction."""
     inspector = sa.inspect(connection)
     found = connection.scalar(sa.select(_version.c.version)) if inspector.has_table("schema_version") else None
     if found is not None and found > VERSION:
         raise StoreError(f"its schema is version {found}, this code knows {VERSION}: start the newer version again")
-    table = _predictions(feature_names)
     if not inspector.has_table("predictions"):
         table.create(connection)
-        present = set(feature_names)
+        if table.dialect_options["postgresql"]["partition_by"]:
+            connection.exec_driver_sql(f"CREATE TABLE {REST} PARTITION OF predictions DEFAULT")
     else:
-        present = {column["name"] for column in inspector.get_columns("predictions")}
         if found is None:
+            present = {column["name"] for column in inspector.get_columns("predictions")}
             _make_nullable(connection, present - _FIXED)
-    for name in feature_names:
-        if name not in present:
-            column = sa.schema.CreateColumn(table.c[name]).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE predictions ADD COLUMN {column}")
+        _add_missing_columns(connection, table)
+    if inspector.has_table(_labels.name):
+        _add_missing_columns(connection, _labels)
     _COMMON.create_all(connection)
+    for index in _labels.indexes:  # create_all leaves a table that is there as it is
+        index.create(connection, checkfirst=True)
     if found is None:
         connection.execute(_version.insert().values(version=VERSION))
+    elif found < VERSION:
+        connection.execute(_version.update().values(version=VERSION))
+
+
+def _add_missing_columns(connection: sa.Connection, table: sa.Table) -> None:
+    present = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if column.name not in present:
+            described = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {described}")
 
 
 def _make_nullable(connection: sa.Connection, feature_names: set[str]) -> None:
@@ -437,19 +581,3 @@ def _make_nullable(connection: sa.Connection, feature_names: set[str]) -> None:
 def _newest_serving(connection: sa.Connection, model: str, limit: int | None = None) -> list[Serving]:
     query = sa.select(_serving).where(_serving.c.model == model).order_by(_serving.c.id.desc()).limit(limit)
     return [Serving(*row) for row in connection.execute(query)]
-
-
-def _begin(connection: sa.Connection) -> None:
-    """Begin what Python's module for SQLite leaves to us; a writer waits for others here and not at its first row."""
-    writes = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-@contextmanager
-def _as_store_errors() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise StoreError(str(getattr(error, "orig", None) or error)) from error
-    except (sqlite3.Error, OSError) as error:
-        raise StoreError(str(error)) from error

@@ -12,16 +12,24 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 if TYPE_CHECKING:  # the stages read batches and have no time for SQLAlchemy
     from tableloop.state.database import Store
+from tableloop.senders import ADMINISTRATOR, TRUSTED
 from tableloop.table import load_table
 
 FEEDBACK = Path("data/feedback")
-COLUMNS = (*load_table().feature_names, load_table().target_name, "predicted_at", "received_at", "prediction_id")
+COLUMNS = (
+    *load_table().feature_names,
+    load_table().target_name,
+    "predicted_at",
+    "received_at",
+    "prediction_id",
+    "sender",
+)
 
 
 def take_batch(store: Store, directory: Path) -> Path | None:
@@ -57,14 +65,45 @@ def batch_number(batch: Path) -> int:
 
 
 def read_batches(directory: Path) -> pd.DataFrame:
-    """Return the rows of all batches with the number of their ``batch``; a prediction counts once, the first time."""
+    """Return the rows of all batches with the number of their ``batch``; a prediction counts once, the first time.
+
+    Those that were revoked are left out.
+    """
     frames = [pd.read_parquet(file).assign(batch=batch_number(file)) for file in batch_files(directory)]
     rows = pd.concat(frames, ignore_index=True) if frames else _empty().assign(batch=pd.Series(dtype="int64"))
+    if "sender" not in rows:  # all are of a time before senders were noted
+        rows["sender"] = None
+    revoked = {name for file in revocation_files(directory) for name in json.loads(file.read_text())}
+    rows = rows[~rows["prediction_id"].isin(revoked)].astype({"sender": object})
     return rows.drop_duplicates("prediction_id", ignore_index=True)
 
 
+def take_revocations(store: Store, directory: Path) -> None:
+    """Write a file for each revocation that has none yet: the prediction ids whose labels no later training takes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, ids in store.revoked().items():
+        file = directory / f"revoked-{number:04d}.json"
+        if not file.exists():
+            partial = directory.with_name(f".{directory.name}.part")
+            partial.write_text(json.dumps(ids) + "\n")
+            partial.replace(file)
+
+
+def revocation_files(directory: Path) -> list[Path]:
+    """Return the revocations in the order they were made."""
+    return sorted(directory.glob("revoked-*.json"))
+
+
+def is_trusted(sender: pd.Series[Any]) -> pd.Series[bool]:
+    """Return which senders no share bounds: the administrator, keys of scope admin, and those of old labels."""
+    return sender.isna() | (sender == ADMINISTRATOR) | sender.str.endswith(TRUSTED, na=False)
+
+
 def batches_md5(batches: list[Path]) -> str:
-    """Return the md5 of the list of their names and md5, in the form in which DVC hashes a directory."""
+    """Return the md5 of the list of their names and md5, in the form in which DVC hashes a directory.
+
+    Files of revocations are hashed as batches are.
+    """
     listed = [{"md5": _md5(file.read_bytes()), "relpath": file.name} for file in sorted(batches)]
     return _md5(json.dumps(listed, sort_keys=True).encode())
 
@@ -104,7 +143,8 @@ def _write(rows: pd.DataFrame, directory: Path) -> Path:
 
 
 def _empty() -> pd.DataFrame:
-    kinds = dict.fromkeys(COLUMNS, "float64") | {"prediction_id": "str"}
+    texts = [column.name for column in load_table().features if column.is_text]
+    kinds = dict.fromkeys(COLUMNS, "float64") | dict.fromkeys([*texts, "prediction_id"], "str") | {"sender": "object"}
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
 
 

@@ -20,6 +20,26 @@ class Layout:
     root: Path
 
     @property
+    def marker(self) -> Path:
+        """There from the first start on: this directory is a state of the appliance."""
+        return self.root / ".tableloop"
+
+    def is_state(self) -> bool:
+        """Return whether the directory is a state: by its marker, or by what one had before there were markers."""
+        return any(path.exists() for path in (self.marker, self.database, self.mlflow_database))
+
+    def own(self) -> list[Path]:
+        """Return what is there and belongs to the appliance, but files that are still being made."""
+        names = {
+            *(self.database, self.workspace, self.spool, self.simulations, self.champion, self.secrets, self.mlflow),
+            *(self.prometheus, self.alertmanager, self.grafana, self.logs, self.run, self.backups, self.marker),
+        }
+        former = ("retrains.jsonl", "drift", "predictions.db-")  # of a time before the store, and SQLite's own
+        return sorted(
+            path for path in self.root.iterdir() if path in names or path.name.startswith((REPLACED, *former))
+        )
+
+    @property
     def database(self) -> Path:
         """The store: predictions, labels, drift, retrainings and what served."""
         return self.root / "predictions.db"
@@ -51,6 +71,28 @@ class Layout:
         """The file that names the copy that serves."""
         return self.champion / "current.json"
 
+    # -- what nobody else may read ------------------------------------------------------------------------------
+
+    @property
+    def secrets(self) -> Path:
+        """The directory of keys and passwords; in no backup."""
+        return self.root / "secrets"
+
+    @property
+    def signing_key(self) -> Path:
+        """What signs the versions of this appliance."""
+        return self.secrets / "signing-key"
+
+    @property
+    def admin_password(self) -> Path:
+        """The administrator's password."""
+        return self.secrets / "admin-password"
+
+    @property
+    def api_keys(self) -> Path:
+        """The hashes of the keys of programs that use the service."""
+        return self.secrets / "api-keys"
+
     # -- MLflow, Prometheus, Grafana ----------------------------------------------------------------------------
 
     @property
@@ -74,6 +116,11 @@ class Layout:
         return self.root / "prometheus"
 
     @property
+    def alertmanager(self) -> Path:
+        """Alertmanager's data: what was sent already."""
+        return self.root / "alertmanager"
+
+    @property
     def grafana(self) -> Path:
         """Grafana's data."""
         return self.root / "grafana"
@@ -84,8 +131,8 @@ class Layout:
         return self.grafana / "plugins"
 
     @property
-    def grafana_password(self) -> Path:
-        """The password of Grafana's administrator."""
+    def former_password(self) -> Path:
+        """Where the password lay when only Grafana had one."""
         return self.grafana / "admin-password"
 
     # -- logs ---------------------------------------------------------------------------------------------------
@@ -99,6 +146,11 @@ class Layout:
     def app_log(self) -> Path:
         """The log of the prediction service."""
         return self.logs / "app.log"
+
+    @property
+    def registry_log(self) -> Path:
+        """Who changed what in the registry."""
+        return self.logs / "registry.log"
 
     @property
     def console(self) -> Path:
@@ -161,6 +213,26 @@ class Layout:
     def health(self) -> Path:
         """What the watchdog last saw of the services."""
         return self.run / "health.json"
+
+    @property
+    def alertmanager_configuration(self) -> Path:
+        """Where alerts go, with the secrets for it; there only when they go anywhere."""
+        return self.run / "alertmanager.yml"
+
+    @property
+    def alertmanager_address(self) -> Path:
+        """Where Alertmanager listens, as host and port."""
+        return self.run / "alertmanager.address"
+
+    @property
+    def dashboards(self) -> Path:
+        """Grafana's dashboards, filled in for the table."""
+        return self.run / "dashboards"
+
+    @property
+    def given_up(self) -> Path:
+        """The programs that do not run any more while the service does, each with the reason."""
+        return self.run / "given_up.json"
 
     @property
     def groups(self) -> Path:

@@ -1,6 +1,7 @@
 """Who may change what in the state at a time.
 
-Locks of the kernel (flock): it gives them back when their holders end, however they end. Only the standard library.
+Locks of the kernel (flock): it gives them back when their holders end, however they end. With a database on a
+server, the lock of retrainings is one of the server too. Only the standard library, unless there is such a server.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ class BusyError(Exception):
 
 
 @contextmanager
-def retraining_lock(layout: Layout, holder: str = "a retraining") -> Iterator[None]:
+def retraining_lock(layout: Layout, holder: str = "a retraining", *, database_url: str = "") -> Iterator[None]:
     """Hold the one lock of all retrainings, and of what must not meet one; ``holder`` says for what.
+
+    With ``database_url`` it is held on all machines that use this database.
 
     Child processes started with ``close_fds=False`` inherit it: a training that goes on after its parent was killed
     is still a training.
@@ -31,6 +34,8 @@ def retraining_lock(layout: Layout, holder: str = "a retraining") -> Iterator[No
     Raises
     ------
     BusyError
+    StoreError
+        The server cannot be asked.
     """
     path = layout.retraining_lock
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +48,26 @@ def retraining_lock(layout: Layout, holder: str = "a retraining") -> Iterator[No
         file.write(f"{holder} (process {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ})\n")
         file.flush()
         os.set_inheritable(file.fileno(), True)
-        yield
+        if not database_url:
+            yield
+            return
+        from tableloop.state import postgres_lock  # noqa: PLC0415 - psycopg
+
+        with postgres_lock.advisory_lock(database_url, holder) as held:
+            if not held:
+                raise BusyError(f"{postgres_lock.holder(database_url) or 'a retraining'} runs already")
+            yield
 
 
-def retraining_lock_holder(layout: Layout) -> str:
+def retraining_lock_holder(layout: Layout, *, database_url: str = "") -> str:
     """Return who holds the lock of retrainings, in words; an empty string when nobody does."""
-    return _holder(layout.retraining_lock) if is_held(layout.retraining_lock) else ""
+    if is_held(layout.retraining_lock):
+        return _holder(layout.retraining_lock)
+    if not database_url:
+        return ""
+    from tableloop.state import postgres_lock  # noqa: PLC0415 - psycopg
+
+    return postgres_lock.holder(database_url)
 
 
 def is_held(lock: Path) -> bool:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tableloop.state.layout import Layout
-from tableloop.state.locks import is_held
+from tableloop.state.locks import retraining_lock_holder
 
 if TYPE_CHECKING:
     from tableloop.state.database import Store
@@ -44,7 +44,9 @@ def current_report(store: Store, layout: Layout) -> dict[str, Any] | None:
         return None
     newest = next(iter(store.retrainings(1)), None)
     running = newest is not None and newest.ended_at is None and newest.trigger == "drift"
-    report["monitor"]["retraining"] = running and is_held(layout.retraining_lock)
+    report["monitor"]["retraining"] = running and bool(
+        retraining_lock_holder(layout, database_url=store.database_url)
+    )
     if "looked_at" in heartbeat:
         report["monitor"]["looked_at"] = heartbeat["looked_at"]
     return report

@@ -1,23 +1,29 @@
-"""The hot path into the store: rows of predictions and their labels, inserted by the service through `sqlite3`.
+"""The hot path into the store: rows of predictions and their labels, as the service writes them.
 
-Hand-made SQL, because the service writes thousands of rows a second: many rows in one statement, since each statement
-gives up the interpreter lock and waits to have it back from a busy event loop. Everything else that is asked of the
-store goes through `tableloop.state.database`.
+Without SQLAlchemy, because the service writes thousands of rows a second: `RowWriter` is what it needs of a database,
+`tableloop.state.sqlite_rows` and `tableloop.state.postgres_rows` are the two there are. Everything else that is asked
+of the store goes through `tableloop.state.database`.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
+import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-ROWS_PER_STATEMENT: Final = 64
-PRUNED_AT_ONCE: Final = 1_000
+if TYPE_CHECKING:  # the drift monitor imports this for ever, and has no need of pydantic
+    from tableloop.table import Table, Value
+
+REST: Final = "predictions_rest"  # of partitioned predictions, the partition of every time that has none
 TEXTS: Final = ("prediction_id", "request_id", "model_version")  # the columns that are no numbers
+
+# What changes when there is something new: a prediction, a label, an event of what serves, the end of a retraining.
+NEWEST: Final = """
+SELECT (SELECT max(id) FROM predictions), (SELECT max(id) FROM feedback), (SELECT max(id) FROM serving),
+    (SELECT max(ended_at) FROM retrainings)"""
 
 Row = tuple[Any, ...]
 
@@ -34,11 +40,81 @@ class Labelled(NamedTuple):
     high: float
 
 
+class Sent(NamedTuple):
+    """A label as it was sent; ``sure``: its value is stored also when it is unusual."""
+
+    prediction_id: str
+    actual_value: float
+    sure: bool = False
+
+
 class Label(NamedTuple):
-    """What became of one label: ``labelled`` is what the store holds now, None when it has no such prediction."""
+    """What became of one label: ``labelled`` is what the store holds now, None when it has no such prediction.
+
+    ``unusual``: it was not stored because of its value, and ``labelled`` is as if it had been.
+    """
 
     labelled: Labelled | None
     stored: bool
+    unusual: bool = False
+
+
+class RowWriter(ABC):
+    """A connection to the store for one thread at a time. Every method raises `StoreError`."""
+
+    def insert_labels(self, labels: Sequence[Sent], sender: str, table: Table) -> list[Label]:
+        """Insert the labels that are the first of a known prediction and not unusual; return what became of each."""
+        with self._alone():
+            known = {found.prediction_id: found for found in self._known([label.prediction_id for label in labels])}
+            labelled_before = {name for name, found in known.items() if not math.isnan(found.actual_value)}
+            now = time.time()
+            outcomes: list[Label] = []
+            for prediction_id, actual_value, sure in labels:
+                found = known.get(prediction_id)
+                if found is None or prediction_id in labelled_before:
+                    outcomes.append(Label(found, stored=False))
+                    continue
+                new = found._replace(actual_value=actual_value, received_at=now)
+                unusual = not sure and table.is_unusual(actual_value, found.low, found.high)
+                if not unusual:
+                    known[prediction_id] = new
+                    labelled_before.add(prediction_id)
+                outcomes.append(Label(new, not unusual, unusual))
+            stored = [outcome.labelled for outcome in outcomes if outcome.stored and outcome.labelled is not None]
+            if stored:
+                self._add_labels([(*labelled[:3], sender) for labelled in stored])
+        return outcomes
+
+    @abstractmethod
+    def insert(self, rows: Sequence[Row]) -> None:
+        """Insert the rows in one transaction, all or none."""
+
+    @abstractmethod
+    def tidy(self, before: float | None) -> bool:
+        """Delete some predictions without a label that were made ``before``; return whether there may be more."""
+
+    @abstractmethod
+    def try_to_write(self) -> None:
+        """Write nothing new, which fails as a write of rows would."""
+
+    @abstractmethod
+    def is_current(self) -> bool:
+        """Return whether this still writes to the store; it takes no time worth mentioning."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    @abstractmethod
+    def _alone(self) -> AbstractContextManager[object]:
+        """Return a transaction in which nobody else labels; it is rolled back when something is raised in it."""
+
+    @abstractmethod
+    def _known(self, prediction_ids: list[str]) -> list[Labelled]:
+        """Return the predictions of these ids that there are; without a label, its value and time are NaN."""
+
+    @abstractmethod
+    def _add_labels(self, labels: Sequence[tuple[str, float, float, str]]) -> None: ...
 
 
 def row(  # noqa: PLR0917 - by position, as names would cost as much again
@@ -46,12 +122,12 @@ def row(  # noqa: PLR0917 - by position, as names would cost as much again
     request_id: str,
     requested_at: float,
     model_version: str,
-    features: Sequence[float],
+    features: Sequence[Value],
     value: float,
     low: float,
     high: float,
 ) -> Row:
-    """Return a row for `insert`; ``features`` in the order of the contract."""
+    """Return a row for `RowWriter.insert`; ``features`` in the order of the contract."""
     return (prediction_id, request_id, requested_at, model_version, *features, value, low, high)
 
 
@@ -64,105 +140,6 @@ def columns(feature_names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def insert(connection: sqlite3.Connection, rows: Sequence[Row], feature_names: tuple[str, ...]) -> None:
-    """Insert the rows in one transaction, all or none."""
-    if len(rows) <= ROWS_PER_STATEMENT:
-        connection.execute(_statement(feature_names, len(rows)), [value for row in rows for value in row])
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for start in range(0, len(rows), ROWS_PER_STATEMENT):
-            part = rows[start : start + ROWS_PER_STATEMENT]
-            connection.execute(_statement(feature_names, len(part)), [value for row in part for value in row])
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def insert_labels(connection: sqlite3.Connection, labels: Sequence[tuple[str, float]]) -> list[Label]:
-    """Insert the labels that are the first of a known prediction, and return what became of each.
-
-    The known rows come back as one value, for few statements; its numbers are text, because SQLite writes JSON
-    numbers with 15 digits.
-    """
-    wanted = json.dumps([prediction_id for prediction_id, _ in labels])
-    known: dict[str, Labelled] = {}
-    labelled_before: set[str] = set()
-    for name, value, at, version, *numbers in json.loads(connection.execute(_KNOWN, (wanted,)).fetchone()[0]):
-        if value is not None:
-            labelled_before.add(name)
-        known[name] = Labelled(name, float(value or "nan"), float(at or "nan"), version, *map(float, numbers))
-    now = time.time()
-    outcomes: list[Label] = []
-    for prediction_id, actual_value in labels:
-        found = known.get(prediction_id)
-        new = found is not None and prediction_id not in labelled_before
-        if found is not None and new:
-            found = known[prediction_id] = found._replace(actual_value=actual_value, received_at=now)
-            labelled_before.add(prediction_id)
-        outcomes.append(Label(found, new))
-    rows = [outcome.labelled[:3] for outcome in outcomes if outcome.stored and outcome.labelled is not None]
-    if rows:
-        places = ", ".join(["(?, ?, ?)"] * len(rows))
-        connection.execute(
-            f"INSERT INTO feedback (prediction_id, actual_value, received_at) VALUES {places}",  # noqa: S608 - places
-            [value for row in rows for value in row],
-        )
-    return outcomes
-
-
-def prune(connection: sqlite3.Connection, after: int, before: float) -> int | None:
-    """Delete unlabelled predictions made ``before``, of the next ids ``after``; return the last id looked at.
-
-    None when there are no more that old: ids are in the order of time.
-    """
-    end: int | None = connection.execute(
-        "SELECT max(id) FROM (SELECT id, requested_at FROM predictions WHERE id > ? ORDER BY id LIMIT ?)"
-        " WHERE requested_at < ?",
-        (after, PRUNED_AT_ONCE, before),
-    ).fetchone()[0]
-    if end is not None:
-        connection.execute(
-            "DELETE FROM predictions WHERE id > ? AND id <= ? AND requested_at < ? AND NOT EXISTS"
-            " (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id)",
-            (after, end, before),
-        )
-    return end
-
-
-def newest(database: Path) -> tuple[float | None, ...]:
-    """Return the newest prediction, label, event of what serves and end of a retraining: what tells of anything new.
-
-    Raises
-    ------
-    sqlite3.Error
-        The store is not there, or cannot be read.
-    """
-    connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        found: tuple[float | None, ...] = connection.execute(_NEWEST).fetchone()
-        return found
-    finally:
-        connection.close()
-
-
-@cache
-def _statement(feature_names: tuple[str, ...], count: int) -> str:
-    names = columns(feature_names)
-    places = "(" + ", ".join("?" * len(names)) + ")"
-    quoted = ", ".join(f'"{name}"' for name in names)
-    return f"INSERT INTO predictions ({quoted}) VALUES {', '.join([places] * count)}"  # noqa: S608 - of the contract
-
-
-_NEWEST: Final = """
-SELECT (SELECT max(id) FROM predictions), (SELECT max(id) FROM feedback), (SELECT max(id) FROM serving),
-    (SELECT max(ended_at) FROM retrainings)"""
-_KNOWN: Final = """
-SELECT json_group_array(json_array(
-    p.prediction_id, iif(f.id IS NULL, NULL, printf('%!.17g', f.actual_value)), printf('%!.17g', f.received_at),
-    p.model_version, printf('%!.17g', p.prediction), printf('%!.17g', p.low), printf('%!.17g', p.high)
-))
-FROM predictions p LEFT JOIN feedback f USING (prediction_id)
-WHERE p.prediction_id IN (SELECT value FROM json_each(?))"""
+def quoted(names: Sequence[str]) -> str:
+    """Return the names of columns for a statement."""
+    return ", ".join(f'"{name}"' for name in names)

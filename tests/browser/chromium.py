@@ -1,4 +1,4 @@
-"""A real Chromium: Debian's, Google's or Playwright's own, fetched where there is none."""
+"""A real Chromium: Debian's, Google's or Playwright's own, which is downloaded if none is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = (
 
 
 class NoChromiumError(Exception):
-    """There is no Chromium and none can be fetched; the message says what to install."""
+    """No Chromium is installed or can be downloaded. The message says what to install."""
 
 
 @contextmanager

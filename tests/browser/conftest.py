@@ -1,9 +1,10 @@
-"""The front page of a running appliance in a real browser."""
+"""The front page of a running appliance, or of a service alone, in a real browser."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -24,11 +25,12 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class FrontPage:
-    """The page as a visitor has it, and what a developer would see in the console."""
+    """The page as a visitor sees it, and the messages in its console."""
 
     page: Page
     base: str
     expected: str = "^$"
+    fields: int = 8
     problems: list[str] = field(default_factory=list)
 
     def __call__(self, selector: str) -> Locator:
@@ -37,7 +39,7 @@ class FrontPage:
     def open(self) -> FrontPage:
         self.page.goto(self.base)
         expect(self("#pulse")).to_have_attribute("data-state", "up")
-        expect(self(".field")).to_have_count(8)
+        expect(self(".field")).to_have_count(self.fields)
         return self
 
     def click_map(self, across: float = 0.29, down: float = 0.48) -> None:
@@ -69,19 +71,18 @@ class FrontPage:
 OpenPage = Callable[..., FrontPage]
 
 
-@pytest.fixture
-def open_page(chromium: Browser, running: Appliance) -> Iterator[OpenPage]:
+@contextmanager
+def pages(chromium: Browser, port: int, fields: int) -> Iterator[OpenPage]:
     """Return a function that opens the page; none may have written an error or asked another host at the end.
 
     ``expected`` is a pattern of console lines that belong to the test: Chromium notes every refused request there.
     """
     opened: list[FrontPage] = []
-    wait_until(running.is_ready, 60, "the appliance to be ready")
 
     def open_one(expected: str = "^$", host: str = "localhost", **options: object) -> FrontPage:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})  # type: ignore[arg-type]
         context.set_default_timeout(SECONDS * 1000)
-        page = FrontPage(context.new_page(), f"http://{host}:{running.ports['API_PORT']}/", expected)
+        page = FrontPage(context.new_page(), f"http://{host}:{port}/", expected, fields)
         page._listen()
         opened.append(page)
         return page.open()
@@ -91,6 +92,14 @@ def open_page(chromium: Browser, running: Appliance) -> Iterator[OpenPage]:
     for page in opened:
         page.page.context.close()
     assert [problem for page in opened for problem in page.problems] == []
+
+
+@pytest.fixture
+def open_page(chromium: Browser, running: Appliance) -> Iterator[OpenPage]:
+    """Return a function that opens the page of California, as `pages` does."""
+    wait_until(running.is_ready, 60, "the appliance to be ready")
+    with pages(chromium, running.ports["API_PORT"], 8) as open_one:
+        yield open_one
 
 
 @pytest.fixture

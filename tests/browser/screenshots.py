@@ -1,4 +1,7 @@
-"""Pictures of the front page of the running appliance: ``make screenshots`` writes docs/screenshots/*.png."""
+"""Pictures of the front page of the running appliance: ``make screenshots`` writes docs/screenshots/*.png.
+
+With another `TABLE` than the shipped one its name comes before those of the pictures.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tableloop.settings import load_settings
+from tableloop.table import SHIPPED
 from tests.browser.chromium import browser
 
 DIRECTORY = Path(__file__).parents[2] / "docs" / "screenshots"
@@ -20,16 +24,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}, "device_scale_factor": 2},
 }
 PHONE_HEIGHT = 1900  # all of it would be a ribbon
-CITY = "San Francisco"
 
 
 def take(chromium: Browser, address: str, options: dict[str, Any]) -> Image.Image:
-    """Return a picture of the whole page after a visitor has asked for a city and sent a file."""
+    """Return a picture of the whole page after a visitor has asked for a suggested row and sent a file."""
     page = chromium.new_page(**options)
     page.goto(address)
     expect(page.locator("#pulse")).to_have_attribute("data-state", "up", timeout=60_000)
-    page.get_by_role("button", name=CITY, exact=True).click()
-    expect(page.locator("#comparable tr")).to_have_count(6)
+    page.locator("#suggestions button").nth(1).click()  # San Francisco, or what is usual
+    expect(page.locator("#curves")).to_be_visible()
     page.get_by_role("button", name="Use an example").click()
     expect(page.locator("#preview")).to_be_visible()
     picture = Image.open(io.BytesIO(_screenshot(page)))
@@ -48,11 +51,13 @@ def _screenshot(page: Page) -> bytes:
 
 def main() -> None:
     """Take all pictures."""
-    address = f"http://localhost:{load_settings().api_port}/"
+    settings = load_settings()
+    address = f"http://localhost:{settings.api_port}/"
+    prefix = "" if settings.table == SHIPPED else f"{settings.table.name}-"
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     with browser() as chromium:
         for name, options in SHAPES.items():
-            file = DIRECTORY / f"{name}.png"
+            file = DIRECTORY / f"{prefix}{name}.png"
             take(chromium, address, options).save(file, optimize=True)
             sys.stdout.write(f"{file}: {file.stat().st_size / 1000:.0f} kB\n")
 

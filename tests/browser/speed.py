@@ -25,7 +25,7 @@ WATCH = """() => {
 
 
 def first_paints(chromium: Browser, address: str) -> tuple[list[float], dict[str, int]]:
-    """Return seconds until something was painted, a visit with an empty cache each, and what one visit loads."""
+    """Return the seconds to the first paint of each visit with an empty cache, and what one visit loads."""
     paints = []
     sizes: dict[str, int] = {}
     for _ in range(VISITS):

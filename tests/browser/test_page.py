@@ -19,6 +19,8 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import expect
 
 from monitoring.health import ask
+from tableloop.credentials import read_password
+from tableloop.state.layout import Layout
 from tableloop.table import load_table
 from tests.browser.conftest import FrontPage, OpenPage
 from tests.integration.conftest import ROOT, Appliance, wait_until
@@ -92,6 +94,20 @@ def test_a_slider_and_its_number_are_one(page: FrontPage) -> None:
     page("#field-MedInc").fill("0.4999")
     expect(slider).to_have_value("0")
     expect(page("#truth")).to_be_hidden()  # it is nobody's place any more
+
+
+def test_curves_show_how_each_number_moves_the_price(page: FrontPage) -> None:
+    expect(page(".curve:visible")).to_have_count(0)  # nothing has been asked
+    page.ask()
+    expect(page(".curve:visible")).to_have_count(8)
+    expect(page(".field:has(#field-MedInc) .says")).to_have_text(re.compile(r"^\$[\d,]+ to \$[\d,]+$"))
+    frame = page(".field:has(#field-MedInc) .frame")
+    box = frame.bounding_box()
+    assert box
+    with page.page.expect_response(re.compile("/predict$")) as answered:
+        frame.click(position={"x": box["width"] - 2, "y": 20})
+    expect(page("#price")).to_have_text(dollars(answered.value.json()["predicted_median_house_value"]))
+    expect(page("#field-MedInc ~ input[type=range]")).to_have_value("1000")
 
 
 def test_wrong_input_shows_its_message_at_the_field(open_page: OpenPage) -> None:
@@ -191,17 +207,18 @@ def promote(running: Appliance) -> Iterator[Callable[[], str]]:
     """Return a function that promotes another version of the same files until the test ends, and tells its number."""
     api = f"{running.services.mlflow}/api/2.0/mlflow"
     name, alias = running.services.model_name, running.services.model_alias
+    login = ("admin", read_password(Layout(running.state).admin_password))
     versions: list[str] = []
 
     def serve(version: str) -> None:
         body = {"name": name, "alias": alias, "version": version}
-        httpx.post(f"{api}/registered-models/alias", json=body).raise_for_status()
+        httpx.post(f"{api}/registered-models/alias", json=body, auth=login).raise_for_status()
 
     def promote_another() -> str:
         first = httpx.get(f"{api}/model-versions/get", params={"name": name, "version": "1"}).json()["model_version"]
         model_id = first["source"].removeprefix("models:/")
         body = {"name": name, "source": first["source"], "run_id": first["run_id"], "model_id": model_id}
-        made = httpx.post(f"{api}/model-versions/create", json=body).raise_for_status().json()
+        made = httpx.post(f"{api}/model-versions/create", json=body, auth=login).raise_for_status().json()
         versions.append(made["model_version"]["version"])
         serve(versions[0])
         return versions[0]
@@ -209,7 +226,7 @@ def promote(running: Appliance) -> Iterator[Callable[[], str]]:
     yield promote_another
     serve("1")
     for version in versions:
-        httpx.request("DELETE", f"{api}/model-versions/delete", json={"name": name, "version": version})
+        httpx.request("DELETE", f"{api}/model-versions/delete", json={"name": name, "version": version}, auth=login)
     wait_until(lambda: ask(running.services.api, "/ready")["model_version"] == "1", 30, "version 1 to serve again")
 
 

@@ -105,7 +105,7 @@ def trained(run: Callable[..., Container], volumes: Callable[..., str], first_st
 
 @pytest.fixture(scope="session")
 def appliances(image: str, volumes: Callable[..., str], first_start: FirstStart) -> Iterator[dict[str, Container]]:
-    """A container like `trained` for each program to be ill in; whoever uses one leaves it healthy."""
+    """A container like `trained` in which a test makes programs fail; each test leaves it healthy."""
     mounts = {program: f"{volumes(first_start.volume)}:/data" for program in PROGRAMS}
     containers = {program: Container(image, [*HARDENED, "--volume", mount]) for program, mount in mounts.items()}
     try:

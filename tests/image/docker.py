@@ -97,7 +97,7 @@ class Container:
             raise AssertionError(f"still runs after {seconds} s:\n{self.logs()}") from None
 
     def wait_log(self, text: str, seconds: float, times: int = 1) -> None:
-        """Wait until so many lines of the log have the text."""
+        """Wait until the given number of lines in the log contain the text."""
         command = [DOCKER, "logs", "--follow", self.name]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             timer = threading.Timer(seconds, process.kill)
@@ -154,7 +154,7 @@ class Container:
 PROGRAMS = {
     "api": "app.main",
     "mlflow": "appliance.mlflow_server",
-    "prometheus": "prometheus --config.file",
+    "prometheus": "monitoring.prometheus_front",
 }
 WITHOUT_ADDRESS = {
     "drift-monitor": "monitoring.drift_monitor",

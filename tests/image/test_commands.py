@@ -1,4 +1,4 @@
-"""The commands of the Makefile inside a container, and in one beside."""
+"""The commands of the Makefile, inside the running container and in a second one."""
 
 from __future__ import annotations
 
@@ -61,3 +61,24 @@ def test_retrain_beside_a_running_container_says_where_to_do_it(
     beside = docker("run", "--rm", *HARDENED, *mount, image, "make", "retrain", check=False)
     assert beside.returncode != 0
     assert "docker exec" in beside.stdout
+
+
+def test_a_test_alert_arrives(
+    run: Callable[..., Container], volumes: Callable[..., str], first_start: FirstStart
+) -> None:
+    webhook = ("--env", "ALERT_WEBHOOK_URL=http://127.0.0.1:18080/a-secret")
+    container = run([*HARDENED, *webhook, "--volume", f"{volumes(first_start.volume)}:/data"])
+    container.wait_ready(60)
+    receiver = (
+        "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
+        "class Receiver(BaseHTTPRequestHandler):\n"
+        "    def do_POST(self):\n"
+        "        open('/tmp/alert', 'ab').write(self.rfile.read(int(self.headers['content-length'])))\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "HTTPServer(('127.0.0.1', 18080), Receiver).serve_forever()\n"
+    )
+    docker("exec", "--detach", container.name, "python", "-c", receiver)
+    container.exec("make", "test-alert")
+    container.wait_for("grep -q 'A test message' /tmp/alert", 15)
+    assert "a-secret" not in container.logs()
+    assert "a-secret" not in container.exec("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")

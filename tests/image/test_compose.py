@@ -45,7 +45,7 @@ class Project:
 
     def compose(self, *arguments: str) -> str:
         environment = {name: str(port) for name, port in self.ports.items()}
-        environment |= {"IMAGE": self.image, "GF_SECURITY_ADMIN_PASSWORD": PASSWORD, "MODEL_POLL_SECONDS": "1"}
+        environment |= {"IMAGE": self.image, "ADMIN_PASSWORD": PASSWORD, "MODEL_POLL_SECONDS": "1"}
         done = subprocess.run(
             [*self._command, "--project-name", self.name, *arguments],
             cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=400,
@@ -105,7 +105,7 @@ def test_every_part_becomes_healthy_in_its_order(project: Project) -> None:
 
 def test_a_grafana_that_is_not_in_the_image_says_so_once(project: Project) -> None:
     (grafana,) = project.inspect("grafana")
-    assert f"GF_SECURITY_ADMIN_PASSWORD={PASSWORD}" in grafana["Config"]["Env"]
+    assert not [value for value in grafana["Config"]["Env"] if PASSWORD in value]
     if docker("run", "--rm", "--entrypoint", "which", project.image, "grafana", check=False).returncode == 0:
         project.wait_healthy("grafana", 60)
         who = httpx.get(f"{project.url('GRAFANA_PORT')}/api/user", auth=("admin", PASSWORD))
@@ -200,7 +200,7 @@ def test_everything_stops_within_the_time_that_docker_gives(project: Project) ->
 
 def promote_again(mlflow: str) -> None:
     """Register the files of version 1 as version 2, and give it the alias."""
-    with httpx.Client(base_url=f"{mlflow}/api/2.0/mlflow", timeout=30) as client:
+    with httpx.Client(base_url=f"{mlflow}/api/2.0/mlflow", timeout=30, auth=("admin", PASSWORD)) as client:
         model = {"name": "HousePriceModel"}
         serving = client.get("/registered-models/alias", params=model | {"alias": "Production"}).json()[
             "model_version"

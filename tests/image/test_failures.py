@@ -151,7 +151,7 @@ def test_a_training_that_fails_ends_the_container_and_names_the_stage(
 def test_docker_stop_in_the_middle_of_the_first_training_is_quick_and_clean(
     run: Callable[..., Container], volumes: Callable[..., str]
 ) -> None:
-    container = run([*HARDENED, "--volume", f"{volumes()}:/data"])
+    container = run([*HARDENED, "--env", "RETRAIN_FROM_SCRATCH=1", "--volume", f"{volumes()}:/data"])
     container.wait_log("Running stage 'train'", 60)
     stops_cleanly(container)
 
@@ -196,7 +196,7 @@ def test_a_volume_of_a_newer_mlflow_is_refused_in_one_line(
 
 
 def unhealthy_by(container: Container, deadline: float) -> str:
-    """Return what Docker's own health check said when it turned unhealthy."""
+    """Return the message of Docker's health check when the container turned unhealthy."""
     while True:
         health = container.state()["Health"]
         if health["Status"] == "unhealthy":

@@ -49,7 +49,7 @@ def test_the_published_addresses_answer() -> None:
 
 def test_mlflow_answers_under_localhost_an_address_and_a_name(started: Container) -> None:
     runs = len(started.exec("sh", "-c", "ls /data/workspace/models").split())
-    for host in ("localhost:5002", "127.0.0.1:5002", "192.0.2.7:5002", "my-laptop:5002", "box.local"):
+    for host in ("localhost:5002", "127.0.0.1:5002", "192.0.2.7:5002", "my-laptop:5002", "box.internal"):
         own = {"host": host, "origin": f"http://{host}"}
         page = httpx.get("http://127.0.0.1:5002/", headers=own)
         assert page.status_code == HTTPStatus.OK

@@ -13,11 +13,12 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
-from pipeline.fit_kernel import START, fit_kernel, leave_one_out_error, starting_kernel, written
+from pipeline.fit_kernel import written
 from pipeline.preprocess import split
 from pipeline.train import fit_candidate, new_model, setting_of
 from tableloop.evaluation.extrapolation import across_line, by_distance
 from tableloop.model.conformal import ConformalRegressor, as_matrix
+from tableloop.model.kernel_search import START, fit_kernel, leave_one_out_error, starting_kernel
 from tableloop.table import load_table
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +95,8 @@ def test_across_a_line_it_is_worse_than_a_linear_model(params: dict[str, Any], t
     X, y = as_matrix(sample, NAMES), sample[TARGET].to_numpy()
     estimator = new_model("spatial", params["train"], TABLE).estimator
     estimator.set_params(regress__regressor__max_iter=30)
-    across = across_line(estimator, X, y, sample["Latitude"].to_numpy() > 36, 36)
+    linear = new_model("linear", params["train"], TABLE).estimator
+    across = across_line(estimator, X, y, sample["Latitude"].to_numpy() > 36, 36, linear=linear)
     assert across["south_from_north_rmse"] > across["south_from_north_linear_rmse"]
 
 

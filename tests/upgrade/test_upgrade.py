@@ -1,4 +1,4 @@
-"""A state directory of the code before there were manifests, a store and a contract is opened by the code here."""
+"""The code opens a state directory made before there were manifests, a store and a contract."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +24,13 @@ import yaml
 from mlflow import MlflowClient
 
 from appliance.binaries import UNPACKING
+from appliance.prepare import prepare_signing_key
+from tableloop.settings import Settings
 from tableloop.state.database import Store
 from tableloop.state.former_files import take_in
 from tableloop.state.layout import Layout
 from tests.integration.pipeline.conftest import QUIET, Project, write_project
+from tests.waiting import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 OLD = "6471210"  # the last commit before versions were bound to their code
@@ -40,7 +41,7 @@ SAME_ROWS = 50
 
 @dataclass
 class State:
-    """What the old code left behind, and what it said while it ran."""
+    """The state that the old code left behind, and its answers while it ran."""
 
     directory: Path
     uri: str
@@ -68,29 +69,11 @@ def environment(state: Path, uri: str, **more: str) -> dict[str, str]:
     return kept | QUIET | own | more
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if answer := condition():
-                return answer
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"waited {seconds} s in vain for {what}")
-
-
 class Service:
     """The service of one checkout on one state directory."""
 
     def __init__(self, root: Path, state: Path, uri: str) -> None:
-        port = free_port()
+        port = str(free_port())
         self._console = (state.parent / f"service-{port}.log").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "app.main"],
@@ -102,7 +85,7 @@ class Service:
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def __enter__(self) -> Service:
-        wait_for("the service", lambda: self.client.get("/ready").status_code == 200)
+        wait_for("the service", lambda: self.client.get("/ready").status_code == 200, 60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,7 +137,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     state = tmp_path_factory.mktemp("upgrade") / "state"
     directory = state / "mlflow"
     directory.mkdir(parents=True)
-    port = free_port()
+    port = str(free_port())
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"),
         *("--backend-store-uri", "sqlite:///mlflow.db"),
@@ -187,7 +170,7 @@ def state(old_root: Path, server: tuple[Path, str]) -> State:
             label = {"prediction_id": answer["prediction_id"], "actual_value": 1.4 * value}
             assert service.client.post("/feedback", json=label).is_success
         run_old_code(old_root, directory, uri, "-m", "pipeline.retrain", "--reason", "values rose")
-        wait_for("version 2", lambda: service.serves() == "2")
+        wait_for("version 2", lambda: service.serves() == "2", 60)
         answers = service.predict(rows[:SAME_ROWS])
     return State(directory, uri, "2", rows, answers)
 
@@ -198,6 +181,7 @@ def project(state: State, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = write_project(tmp_path_factory.mktemp("new"), state.uri)
     shutil.copyfile(ROOT / "params.yaml", project.root / "params.yaml")
     reduce(project.root / "params.yaml")
+    prepare_signing_key(Settings(state_dir=state.directory))  # as every start does
     return Project(project.root, state.directory, state.uri)
 
 
@@ -227,6 +211,7 @@ def test_the_same_version_gives_the_same_answers_and_nothing_is_lost(state: Stat
     layout = Layout(state.directory)
     store = Store(layout.database)
     take_in(layout, store, MODEL)  # as every start does
+    prepare_signing_key(Settings(state_dir=state.directory))
     history = [(entry.trigger, entry.outcome, entry.version, entry.cause) for entry in store.retrainings(5)]
     assert history == [("user", "promoted", "2", "values rose"), ("start", "promoted", "1", "")]
     champion = store.serving_champion(MODEL)

@@ -81,7 +81,7 @@ def test_an_appliance_restored_from_a_backup_under_load_is_the_same(
     assert refused.returncode != 0
     assert refused.stderr.startswith(f"nothing restored: an appliance works with {running.state}: stop it first")
 
-    other = new_appliance(FILE=str(file))
+    other = new_appliance(FILE=str(file), TRUST="1")  # it has a key of its own
     restored = other.make("restore")
     assert restored.returncode == 0, restored.stderr
     assert before <= predictions(other.state)

@@ -1,4 +1,4 @@
-"""The documents' commands, as they stand, against a running appliance; what one sends, the next may ask about."""
+"""Run the commands of the documents, unchanged and in order, against a running appliance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reader(
     first_start: tuple[Appliance, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Appliance]:
-    """An appliance that runs in a clone of its own, where a reader may try everything."""
+    """An appliance that runs in its own clone, as a reader of the documents has it."""
     clone = tmp_path_factory.mktemp("reader") / "clone"
     copy_checkout(clone)
     for name in (".venv", ".runtime"):
@@ -54,7 +54,7 @@ def test_the_commands_of_a_document_do_what_it_says(
 
 
 def run(block: Block, appliance: Appliance) -> str:
-    """Return what a block prints; it has to end well."""
+    """Return the output of a block, which must exit with 0."""
     if block.language == "javascript" and shutil.which("node") is None:
         return in_browser(as_here(block.text, appliance), appliance)
     command = {
@@ -89,7 +89,7 @@ def in_browser(script: str, appliance: Appliance) -> str:
 
 
 def as_here(text: str, appliance: Appliance) -> str:
-    """Return a block with the ports and the state of this appliance, where those of a reader stand."""
+    """Replace the ports and the state directory in a block by those of this appliance."""
     for name, port in PORTS.items():
         text = text.replace(f"localhost:{port}", f"localhost:{appliance.ports[name]}")
     return re.sub(r"(?<![\w/.])state/", f"{appliance.state}/", text)

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from appliance.prepare import prepare_database, revision
-from monitoring.health import ask
+from monitoring.health import ask, check_all
 from tableloop.table import load_table
 from tests.integration.conftest import ROOT, Appliance, copy_checkout, wait_until
 
@@ -86,9 +88,10 @@ def test_a_second_start_trains_nothing_even_after_everything_was_killed(
     assert repeated.returncode == 0
     assert READY.search(repeated.stdout), repeated.stdout
 
-    # As when the machine loses its power: what is left behind is in nobody's way.
+    # As when the machine loses its power: what is left behind does not prevent the next start.
     for process in again.processes():
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # some end with their parents
+            process.kill()
     wait_until(lambda: not again.processes(), 5, "the end of all processes")
     status = again.make("status")
     assert status.stdout.startswith("stopped: make up starts it\n")
@@ -149,6 +152,32 @@ def test_test_mode_serves_without_mlflow(new_appliance: NewAppliance) -> None:
     assert status.returncode == 0
     assert "without mlflow: not used in TEST_MODE\n" in status.stdout
     assert "model    version dummy" in status.stdout
+
+
+def test_several_processes_are_one_service(new_appliance: NewAppliance) -> None:
+    appliance = new_appliance(TEST_MODE="1", API_PROCESSES="2")
+    appliance.start()
+
+    def is_well() -> bool:
+        seen = check_all(appliance.services, ["api"])["api"]
+        return seen.up and seen.detail.endswith(", 2 processes") and appliance.is_ready()
+
+    wait_until(is_well, 20, "both processes")
+    for victim in ("a child", "the parent"):
+        parent = appliance.program("app.main")
+        assert parent
+        status = appliance.make("status").stdout
+        assert status.startswith("healthy\n"), status
+        assert f" {parent.pid} " in status
+        ending = [parent, *parent.children()] if victim == "the parent" else parent.children()[:1]
+        ending[0].kill()
+        psutil.wait_procs(ending, 10)
+        wait_until(is_well, 30, f"both processes after {victim} was killed")
+    assert "process 1 of the service was ended by SIGKILL and is started again" in appliance.console()
+    row = {column.name: column.example for column in FEATURES}
+    assert ask(appliance.services.api, "/predict", body=row)["model_version"] == "dummy"
+    assert appliance.make("down").returncode == 0
+    assert appliance.processes() == []
 
 
 @pytest.mark.parametrize("variable", ["API_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"])

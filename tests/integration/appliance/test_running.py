@@ -78,7 +78,7 @@ def test_status_shows_services_model_drift_and_training_within_a_second(running:
 
 
 def _seconds_of_a_core() -> float:
-    """Return what the commands run so far have used: the machine may be busy with others."""
+    """Return the processor time of the commands so far. Other load on the machine does not change it."""
     times = os.times()
     return times.children_user + times.children_system
 
@@ -201,8 +201,9 @@ def test_a_crash_loop_ends_everything_non_zero_with_one_line(
     killer.join()
     assert time.monotonic() - started < 60
     assert process.returncode != 0
+    # Which of the two comes first depends on how far a start gets before it is seen.
     last = output.splitlines()[-1]
-    assert last.startswith("mlflow does not start: "), output
+    assert last.startswith(("mlflow does not start: ", "mlflow ended 9 times in ")), output
     wait_until(lambda: not appliance.processes(), 3, "the end of all processes")
 
 

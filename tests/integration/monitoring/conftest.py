@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from monitoring.grafana import for_table
+from tableloop.credentials import write_secret
+from tableloop.state.layout import Layout
+from tests.integration.conftest import link_checkout
 
 
 @dataclass
@@ -26,27 +29,26 @@ class Started:
 
 @pytest.fixture
 def start_program(tmp_path: Path, free_port: Callable[[], int]) -> Callable[..., Started]:
-    """Return a function that has the entrypoint start a program on a prepared state, and tells how it did."""
+    """Return a function that has the entrypoint start a program on a prepared state, and tells how it did.
+
+    The stand-ins lie in the `.runtime` of a checkout whose everything else is this one's.
+    """
     state = tmp_path / "a [state] of $HOME"
     for directory in ("run", "grafana", "prometheus"):
         (state / directory).mkdir(parents=True)
-    (state / "grafana" / "admin-password").write_text("from-the-file\n")
+    write_secret(Layout(state).admin_password, "from-the-file")
+    for_table.prepare(Layout(state))
 
     def start(name: str, **variables: str) -> Started:
-        binary = tmp_path / "bin" / name
-        binary.parent.mkdir(exist_ok=True)
         seen = tmp_path / f"{name}.seen"
         quoted = shlex.quote(str(seen))
-        binary.write_text(f'#!/bin/sh\nprintf "%s\\0" "$PWD" "$#" "$@" >{quoted}\nenv -0 >>{quoted}\n')
-        binary.chmod(0o755)
+        script = f'printf "%s\\0" "$PWD" "$#" "$@" >{quoted}\nenv -0 >>{quoted}'
+        root = link_checkout(tmp_path / f"checkout-{name}", **{name: script})
         ports = {f"{name}_PORT": str(free_port()) for name in ("API", "MLFLOW", "PROMETHEUS", "GRAFANA")}
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("GF_")}
         console = subprocess.run(
-            [ROOT / "entrypoint.sh", name],
-            env=inherited
-            | {"STATE_DIR": str(state), "PATH": f"{binary.parent}:{os.environ['PATH']}", "TEST_MODE": "1"}
-            | ports
-            | variables,
+            [root / "entrypoint.sh", name],
+            env=inherited | {"STATE_DIR": str(state), "TEST_MODE": "1"} | ports | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

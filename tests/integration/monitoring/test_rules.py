@@ -1,4 +1,4 @@
-"""The rules of Prometheus, judged by promtool."""
+"""The rules of Prometheus, and what the dashboards make of some situations, judged by promtool."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.dashboards import DASHBOARDS
 from tests.integration.monitoring.conftest import Started
 
 ROOT = Path(__file__).parents[3]
@@ -52,7 +53,7 @@ def alerts() -> list[dict[str, object]]:
 def test_every_alert_says_what_to_do_and_has_both_kinds_of_tests(rule: dict[str, object]) -> None:
     annotations = rule["annotations"]
     assert isinstance(annotations, dict)
-    assert set(annotations) == {"summary", "description", "action"}
+    assert set(annotations) == {"summary", "description", "action", "runbook"}
     tests = yaml.safe_load(RULES_TEST.read_text())["tests"]
     fires = [
         bool(check.get("exp_alerts"))
@@ -61,3 +62,50 @@ def test_every_alert_says_what_to_do_and_has_both_kinds_of_tests(rule: dict[str,
         if check["alertname"] == rule["alert"]
     ]
     assert set(fires) == {True, False}
+
+
+# Series that Prometheus has, and what each query of the panel then answers.
+SERVICE_DOWN = 'ALERTS{alertname="ServiceDown", alertstate="firing", severity="critical", service="mlflow"}'
+NO_PREDICTIONS = 'ALERTS{alertname="NoPredictions", alertstate="firing", severity="warning"}'
+PENDING = 'ALERTS{alertname="PredictionsSlow", alertstate="pending", severity="warning"}'
+FEATURE = 'feature_drifted{feature="MedInc"}'
+SERVICE_DOWN_SHOWN = {'{alertname="ServiceDown", service="mlflow"}': 2}
+Samples = dict[str, int]
+SITUATIONS: list[tuple[str, str, Samples, list[Samples]]] = [
+    ("overview", "Alerts that fire", {PENDING: 1}, [{}, {'{alertstate="firing"}': 0}]),
+    (
+        "overview",
+        "Alerts that fire",
+        {SERVICE_DOWN: 1, NO_PREDICTIONS: 1, PENDING: 1},
+        [SERVICE_DOWN_SHOWN | {'{alertname="NoPredictions"}': 1}, {}],
+    ),
+    ("overview", "Alerts over time", {SERVICE_DOWN: 1}, [SERVICE_DOWN_SHOWN]),
+    ("overview", "Model that serves", {}, [{}, {"{}": 1}]),
+    ("drift", "Verdict", {}, [{}]),
+    ("drift", "Verdict", {"drift_detected": 0}, [{"{}": -1}]),  # too few predictions: no feature is judged
+    ("drift", "Verdict", {"drift_detected": 0, FEATURE: 0}, [{"{}": 0}]),
+    ("drift", "Verdict", {"drift_detected": 1, FEATURE: 1}, [{"{}": 1}]),
+    ("drift", "Drifted features", {"drift_detected": 0}, [{}, {"{}": -1}]),
+    ("drift", "Drifted features", {FEATURE: 1}, [{'{feature="MedInc"}': 1}, {}]),
+]
+
+
+@pytest.mark.parametrize(("dashboard", "title", "given", "shown"), SITUATIONS)
+def test_a_panel_shows_of_a_situation(
+    tmp_path: Path, dashboard: str, title: str, given: Samples, shown: list[Samples]
+) -> None:
+    panels = DASHBOARDS[dashboard]["panels"]
+    (targets,) = (panel["targets"] for panel in panels if panel["title"] == title)
+    expected = [
+        {
+            "expr": target["expr"].replace("$__rate_interval", "8s"),
+            "eval_time": "10s",
+            "exp_samples": [{"labels": labels, "value": value} for labels, value in samples.items()],
+        }
+        for target, samples in zip(targets, shown, strict=True)
+    ]
+    series = [{"series": one, "values": f"{value}x5"} for one, value in given.items()]
+    test = {"interval": "2s", "input_series": series, "promql_expr_test": expected}
+    file = tmp_path / "situation.yml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "2s", "tests": [test]}))
+    assert "SUCCESS" in promtool("test", "rules", str(file))

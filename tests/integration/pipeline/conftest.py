@@ -17,6 +17,9 @@ import pytest
 import yaml
 
 from tableloop.mlflow_http import wait_until_healthy
+from tableloop.signing import SigningKey
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
 
 ROOT = Path(__file__).parents[3]
 CHECKOUT = (
@@ -49,6 +52,11 @@ class Project:
     state: Path
     uri: str
     model: str = "HousePriceModel"
+    database_url: str = ""  # of the store
+
+    @property
+    def store(self) -> Store:
+        return Store(self.database_url or Layout(self.state).database)
 
     @property
     def workspace(self) -> Path:
@@ -57,6 +65,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         own = {"STATE_DIR": str(self.state), "MLFLOW_TRACKING_URI": self.uri, "MODEL_NAME": self.model}
+        own["DATABASE_URL"] = self.database_url
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return os.environ | QUIET | own | {"PATH": path}
 
@@ -107,6 +116,7 @@ def write_project(directory: Path, uri: str) -> Project:
         else:
             shutil.copyfile(ROOT / name, root / name)
     project = Project(root, directory / "state", uri)
+    SigningKey.new().keep(Layout(project.state).signing_key)
     project.change("train", candidates=SMALL, importance_rows=50, importance_repeats=1)
     return project
 
@@ -171,7 +181,7 @@ def untrained(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def fresh_server(new_server: Callable[[], str], trained: Project) -> str:
-    """Return the address of a second server, which knows nothing of what the project has trained."""
+    """Return the address of a second server, without the versions that the project has trained."""
     assert trained.uri
     address = new_server()
     assert wait_until_healthy(address, 60)

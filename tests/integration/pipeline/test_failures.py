@@ -1,4 +1,4 @@
-"""A retraining that fails, is stopped or killed: what its user reads, and what is left behind."""
+"""A retraining that fails, is stopped or is killed: what the user reads, and what is left behind."""
 
 from __future__ import annotations
 

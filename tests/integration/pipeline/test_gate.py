@@ -1,4 +1,4 @@
-"""The gate in a real registry: what serves is compared with, whatever happened to the alias and to the files."""
+"""In a real registry the gate compares with what serves, whatever happened to the alias and the files."""
 
 from __future__ import annotations
 
@@ -95,6 +95,33 @@ def test_a_champion_that_cannot_be_scored_stays_until_a_person_says_otherwise(da
     champion = store.serving_champion(serving.model)
     assert champion is not None
     assert (champion.version, champion.event) == ("2", "promoted")
+
+
+def test_what_was_deleted_in_mlflows_pages_is_restored_or_made_anew(serving: Project) -> None:
+    client = client_of(serving)
+    serving.change("register", experiment=serving.model)
+    serving.retrain()
+    experiment = client.get_experiment_by_name(serving.model)
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    assert f"the experiment {serving.model} had been deleted in MLflow and is restored" in serving.retrain()
+    assert (registration(serving)["gate"], len(client.search_runs([experiment.experiment_id]))) == ("unchanged", 2)
+
+    client.delete_registered_model(serving.model)
+    assert f"there was no model {serving.model} in the registry: it is made" in serving.retrain()
+    assert serves(serving) == "1"
+
+
+def test_a_rollback_takes_the_alias_from_a_version_that_does_not_serve(serving: Project) -> None:
+    client = client_of(serving)
+    version = client.get_model_version(serving.model, "1")
+    model_id = version.source.removeprefix("models:/")  # as somebody registers a model of their own
+    client.create_model_version(serving.model, source=version.source, model_id=model_id)
+    client.set_registered_model_alias(serving.model, ALIAS, "2")
+    code, output = serving.run("rollback", "--reason", "set by mistake")
+    assert code == 0, output
+    assert "version 1 serves again instead of 2: set by mistake" in output
+    assert serves(serving) == "1"
 
 
 def test_a_rollback_goes_by_what_served_not_by_who_moved_the_alias(serving: Project) -> None:

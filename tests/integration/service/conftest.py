@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -33,9 +31,13 @@ from sklearn.preprocessing import StandardScaler
 
 from appliance.prepare import prepare_database
 from pipeline.build_version import build_version
+from tableloop.credentials import basic, write_secret
 from tableloop.drift.statistics import make_reference
 from tableloop.model.conformal import ConformalRegressor
+from tableloop.signing import SigningKey
+from tableloop.state.layout import Layout
 from tableloop.table import load_table
+from tests.waiting import free_port, wait_for
 
 FEATURE_NAMES = load_table().feature_names
 FEATURES = load_table().features
@@ -46,26 +48,8 @@ EXAMPLE: dict[str, float] = {column.name: column.example for column in FEATURES}
 NAME, ALIAS = "HousePriceModel", "Production"
 
 POLL_SECONDS = 0.3
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """Return the first true answer of ``condition``; a refused connection is not one yet."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if answer := condition():
-                return answer
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"waited {seconds} s in vain for {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+PASSWORD = "the administrator's"
+KEY = SigningKey.new()  # signs what `Registry` publishes, for all services
 
 
 def clean_environment(**variables: object) -> dict[str, str]:
@@ -89,6 +73,8 @@ class Service:
     prefix: tuple[str, ...] = ()
 
     def start(self, ready: bool = True) -> Service:
+        KEY.keep(Layout(self.state_dir).signing_key)
+        write_secret(Layout(self.state_dir).admin_password, PASSWORD)
         self.console = (self.state_dir.parent / f"{self.state_dir.name}.console").open("ab")
         self.process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "app.main"],
@@ -97,7 +83,8 @@ class Service:
             stdout=self.console,
             stderr=subprocess.STDOUT,
         )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+        login = {"Authorization": basic(PASSWORD)}
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10, headers=login)
         path = "/ready" if ready else "/health"
         try:
             wait_for(path, lambda: self.get(path).status_code == 200)
@@ -164,7 +151,7 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
 
 @dataclass
 class Registry:
-    """A running MLflow server and what publishes versions to it."""
+    """A running MLflow server, and methods that publish versions to it."""
 
     directory: Path
     port: int
@@ -250,6 +237,7 @@ class Registry:
                 test=rows,
                 made_by={},
             )
+            KEY.sign(directory, run_id)
             client.log_model_artifacts(logged.model_id, str(directory))
         client.finalize_logged_model(logged.model_id, "READY")
         with suppress(MlflowException):  # it is there from the second time on
@@ -287,7 +275,7 @@ def training_rows() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
 
 
 class Load:
-    """Threads that predict without a pause; what was answered is kept."""
+    """Threads that predict without a pause and keep the answers."""
 
     def __init__(self, port: int, threads: int = 8) -> None:
         self.answers: list[tuple[int, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""Labels at a real process: kept when it is killed, stored once whoever sends them at the same time."""
+"""Labels sent to a real process are kept when it is killed, and stored once when several clients send them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.integration.service.conftest import EXAMPLE, Load, StartService, wait_for
+from tests.integration.service.conftest import EXAMPLE, Load, StartService
+from tests.waiting import wait_for
 
 
 def test_a_201_is_in_the_log_after_sigkill_and_a_restart_goes_on(start_service: StartService, tmp_path: Path) -> None:
@@ -18,7 +19,7 @@ def test_a_201_is_in_the_log_after_sigkill_and_a_restart_goes_on(start_service: 
     stored: list[str] = []
 
     def label() -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=10) as client:
+        with httpx.Client(base_url=str(service.client.base_url), headers=service.client.headers) as client:
             for name in ids:
                 try:
                     answer = client.post("/feedback", json={"prediction_id": name, "actual_value": 2.5})
@@ -51,7 +52,7 @@ def test_of_labels_sent_together_one_is_stored(start_service: StartService) -> N
     ids = [item["prediction_id"] for item in service.client.post("/predict/batch", json=[EXAMPLE] * 50).json()]
 
     def label(value: int) -> list[int]:
-        with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=10) as client:
+        with httpx.Client(base_url=str(service.client.base_url), headers=service.client.headers) as client:
             labels = [{"prediction_id": name, "actual_value": float(value)} for name in ids]
             return [client.post("/feedback", json=body).status_code for body in labels]
 

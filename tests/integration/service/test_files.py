@@ -15,7 +15,8 @@ import pandas as pd
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.integration.service.conftest import EXAMPLE, Service, StartService, wait_for
+from tests.integration.service.conftest import EXAMPLE, Service, StartService
+from tests.waiting import wait_for
 
 CSV, PARQUET = "text/csv", "application/vnd.apache.parquet"
 MIB = 1024**2

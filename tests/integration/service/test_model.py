@@ -19,10 +19,9 @@ from tests.integration.service.conftest import (
     Registry,
     Service,
     StartService,
-    free_port,
     training_rows,
-    wait_for,
 )
+from tests.waiting import free_port, wait_for
 
 FEATURE_NAMES = load_table().feature_names
 
@@ -115,8 +114,11 @@ def test_a_deleted_alias_leaves_the_version_serving(registry: Registry, service:
     version = served(service)
     registry.client.delete_registered_model_alias(NAME, ALIAS)
     wait_for("a word about it", lambda: f"no {NAME}@{ALIAS}" in service.get("/ready").text)
+    assert service.get("/ready").json()["matches_registry"] is False
+    assert "\nmodel_matches_registry 0.0\n" in service.get("/metrics").text
     assert service.predict().status_code == 200
     registry.promote(version)
+    wait_for("the registry's word", lambda: service.get("/ready").json()["matches_registry"])
     wait_for("the alias again", lambda: f"is the registry's {NAME}" in service.get("/ready").text)
 
 

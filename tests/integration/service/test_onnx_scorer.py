@@ -19,16 +19,16 @@ from tableloop.model.onnx_scorer import TREES
 from tableloop.table import load_table
 from tableloop.version_files import SCORER
 from tests.integration.service.conftest import (
+    KEY,
     NAME,
     POLL_SECONDS,
     ROOT,
     Registry,
     Service,
     StartService,
-    free_port,
     training_rows,
-    wait_for,
 )
+from tests.waiting import free_port, wait_for
 
 FEATURE_NAMES = load_table().feature_names
 
@@ -100,6 +100,7 @@ def test_without_a_scorer_that_this_code_reads_the_versions_own_code_answers(
     else:
         trees.write_bytes(trees.read_bytes()[:-1000])
     manifest.write(trees.parents[1], {})
+    KEY.sign(trees.parents[1], service.get("/model").json()["run_id"])
     second = start_service(state_dir, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     assert second.get("/model").json()["engine"] == "scikit-learn"
     assert second.output().count("scikit-learn serves") == 1

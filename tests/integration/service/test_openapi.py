@@ -11,22 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from app.file_predictions import MEDIA_TYPES
 from app.schemas import DriftReport
 from monitoring.drift_monitor import Monitor
+from tableloop.api_keys import add, remove
+from tableloop.settings import RegistrySettings
 from tableloop.state.layout import Layout
-from tests.integration.service.conftest import (
-    EXAMPLE,
-    ROOT,
-    Registry,
-    Service,
-    StartService,
-    clean_environment,
-    free_port,
-    wait_for,
-)
+from tests.integration.service.conftest import EXAMPLE, ROOT, Registry, Service, StartService, clean_environment
+from tests.waiting import free_port, wait_for
 
 EXAMPLES_PER_OPERATION = 15
 IMPOSSIBLE = EXAMPLE | {"MedInc": 1001}
@@ -90,7 +85,8 @@ def test_a_client_made_from_the_description_works(service: Service, client_packa
         return importlib.import_module(f"{client_package}.{name}")
 
     models = part("models")
-    with part("client").Client(base_url=f"http://127.0.0.1:{service.port}") as to:
+    key = add(RegistrySettings(state_dir=service.state_dir), "crm", "label")
+    with part("client").AuthenticatedClient(base_url=f"http://127.0.0.1:{service.port}", token=key) as to:
         house = models.HouseFeatures.from_dict(EXAMPLE)
 
         prediction = part("api.predictions.predict").sync(client=to, body=house)
@@ -151,6 +147,18 @@ def _no_room(service: Service) -> Any:
 
 _NOBODY = {"prediction_id": "nobody", "actual_value": 1}
 _LARGE = b" " * (10 * 1024 * 1024 + 1)
+
+
+def _of_another_scope(service: Service) -> Any:
+    settings = RegistrySettings(state_dir=service.state_dir)
+    key = add(settings, "crm", "predict")
+    answer = httpx.post(
+        f"{service.client.base_url}/feedback", json=_NOBODY, headers={"Authorization": f"Bearer {key}"}
+    )
+    remove(settings, "crm")
+    return answer
+
+
 PROVOKED: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/predict", "413"): _typed("/predict", "application/json", _LARGE),
     ("/predict", "415"): _typed("/predict", "text/plain"),
@@ -160,6 +168,8 @@ PROVOKED: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/predict/batch", "415"): _typed("/predict/batch", "text/plain"),
     ("/predict/batch", "507"): _no_room,
     ("/feedback", "207"): _post("/feedback", json=[_NOBODY]),
+    ("/feedback", "401"): lambda service: httpx.post(f"{service.client.base_url}/feedback", json=_NOBODY),
+    ("/feedback", "403"): _of_another_scope,
     ("/feedback", "404"): _post("/feedback", json=_NOBODY),
     ("/feedback", "409"): _labelled_twice,
     ("/feedback", "413"): _typed("/feedback", "application/json", _LARGE),

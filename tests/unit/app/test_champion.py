@@ -14,7 +14,8 @@ import pytest
 
 from app.champion import FORGOTTEN_SECONDS, ChampionKeeper, Model, Version, dummy_champion, tried
 from tableloop.model.intervals import Answers
-from tableloop.state.database import Store, StoreError
+from tableloop.state.database import Store
+from tableloop.state.errors import StoreError
 from tableloop.table import load_table
 
 FEATURE_NAMES = load_table().feature_names
@@ -55,7 +56,7 @@ def test_a_model_without_its_training_range_is_refused() -> None:
 
 
 def test_each_feature_outside_its_range_has_a_warning() -> None:
-    champion = replace(dummy_champion(), training_range=((0.0, 1.0),) * 8)
+    champion = replace(dummy_champion(), known=((0.0, 1.0),) * 8)
     assert champion.warnings((0.0, 1.0, 0.5, -0.1, 1.5, 0.0, 0.0, 0.0), None) == [
         "AveBedrms -0.1 is outside the training range 0 to 1",
         "Population 1.5 is outside the training range 0 to 1",
@@ -93,8 +94,9 @@ class SlowRegistry:
         (directory / "model").write_text(version)
         self._together.wait(10)
 
-    def load(self, directory: Path) -> Model:
-        assert (directory / "model").read_text() == VERSION.version
+    def load(self, directory: Path, version: Version, *, trial: bool) -> Model:
+        assert (directory / "model").read_text() == version.version
+        assert trial
         return model([1, 2], [0, 1], [2, 3])
 
 
@@ -127,7 +129,7 @@ class ChangingRegistry:
     def download(self, version: str, directory: Path) -> None:
         (directory / "model").write_text(version)
 
-    def load(self, directory: Path) -> Model:
+    def load(self, directory: Path, version: Version, *, trial: bool) -> Model:
         if (directory / "model").read_text() == "broken":
             raise ValueError("it is broken")
         return model([1, 2], [0, 1], [2, 3])

@@ -145,7 +145,7 @@ def test_a_real_report_is_as_the_documentation_describes_it(shift: float) -> Non
     rows = random.normal(size=(2000, 8))
     policy, table = load_policy(), load_table()
     reference = make_reference(rows, rows[:, 0], 0.4, columns=table.feature_names)
-    report = check(Layout(Path("/nowhere")), policy) | compare(
+    report = check(Store(Path("/nowhere/predictions.db")), Layout(Path("/nowhere")), policy) | compare(
         reference, rows[:1000] + shift, rows[:1000, 0], policy, table
     )
     report |= {"live": live_error(np.ones(300), 0.4, policy) | {"inside_interval": 0.9}}

@@ -23,7 +23,7 @@ ADDED = ["predicted_median_house_value", "low", "high", "model_version", "predic
 
 
 def frame(rows: int) -> pd.DataFrame:
-    """Return valid rows whose median income tells the row, from 1, with a column of our own."""
+    """Return valid rows, each with its number (from 1) as median income, and with an extra column."""
     table = pd.DataFrame([EXAMPLE] * rows)
     table["MedInc"] = [float(row % 900 + 1) for row in range(rows)]
     return table.assign(town=[f"town {row}" for row in range(rows)])
@@ -52,6 +52,7 @@ def logged(settings: Settings) -> list[tuple[str, float]]:
         (CSV, PARQUET, PARQUET),
         (PARQUET, f"text/html, {CSV};q=0.5", CSV),
         (f"{CSV}; charset=utf-8", f"{PARQUET};q=0, text/*", CSV),
+        (CSV, f"{CSV};q=0.4, {PARQUET};q=0.9", PARQUET),
     ],
 )
 def test_a_file_is_answered_by_a_file(
@@ -88,7 +89,8 @@ def test_a_wrong_row_far_down_refuses_the_file_before_anything_is_answered_or_lo
     assert answer.status_code == 422
     (problem,) = answer.json()["detail"]
     assert problem["loc"] == ["body", "row 8766", "AveRooms"]
-    assert problem["msg"] == "the least possible is 0.01"
+    line = " (line 8767 of the file)" if media_type == CSV else ""
+    assert problem["msg"] == f"the least possible is 0.01{line}"
     assert float(problem["input"]) == -1.0
     assert logged(settings) == []
 
@@ -97,7 +99,64 @@ def test_missing_columns_are_named(client: TestClient) -> None:
     table = frame(3).drop(columns=["Latitude", "Longitude"])
     answer = client.post("/predict/batch", content=content(table, CSV), headers={"Content-Type": CSV})
     assert answer.status_code == 422
-    assert [problem["loc"] for problem in answer.json()["detail"]] == [["body", "Latitude"], ["body", "Longitude"]]
+    (problem,) = answer.json()["detail"]
+    assert problem["loc"] == ["body"]
+    assert problem["msg"].startswith(
+        "the columns Latitude and Longitude are missing; the file has MedInc, HouseAge, "
+    )
+
+
+def test_what_is_not_listed_is_counted(client: TestClient) -> None:
+    table = frame(5_000).assign(Latitude=91.0)
+    for media_type in (CSV, PARQUET):
+        answer = client.post(
+            "/predict/batch", content=content(table, media_type), headers={"Content-Type": media_type}
+        )
+        *listed, last = answer.json()["detail"]
+        assert len(listed) == 100
+        assert last == {"type": "more", "loc": ["body"], "msg": "4900 more problems are not listed"}
+
+
+def test_what_the_answer_cannot_hold_is_refused_before_it_begins(client: TestClient, settings: Settings) -> None:
+    table = frame(3).assign(blob=[b"a", b"\xff", b"c"])
+    headers = {"Content-Type": PARQUET, "Accept": CSV}
+    answer = client.post("/predict/batch", content=content(table, PARQUET), headers=headers)
+    assert answer.status_code == 422
+    (problem,) = answer.json()["detail"]
+    assert problem["loc"] == ["body", "blob"]
+    assert logged(settings) == []
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "windows-1252", "UTF-16", "utf-8", "us-ascii"])
+def test_the_charset_of_a_file_is_read(client: TestClient, charset: str) -> None:
+    table = frame(4_000).assign(town="Canada" if charset == "us-ascii" else "Cañada")
+    sent = content(table, CSV).decode().encode(charset)
+    answer = client.post("/predict/batch", content=sent, headers={"Content-Type": f'{CSV}; charset="{charset}"'})
+    assert answer.status_code == 200, answer.text
+    assert set(table_of(answer.content, CSV)["town"]) == set(table["town"])
+
+
+@pytest.mark.parametrize(
+    ("parameter", "why"),
+    [
+        ("charset=klingon", "the charset klingon is not read"),
+        ("charset=base64", "the charset base64 is not read"),
+        ("header=absent", "a CSV file needs a header"),
+    ],
+)
+def test_what_a_content_type_says_is_not_ignored(client: TestClient, parameter: str, why: str) -> None:
+    answer = client.post(
+        "/predict/batch", content=content(frame(1), CSV), headers={"Content-Type": f"{CSV}; {parameter}"}
+    )
+    assert answer.status_code == 415
+    assert why in answer.json()["detail"]
+
+
+def test_text_that_is_not_in_its_charset(client: TestClient) -> None:
+    headers = {"Content-Type": f"{CSV}; charset=utf-16"}
+    answer = client.post("/predict/batch", content=content(frame(1), CSV) + b"x", headers=headers)
+    assert answer.status_code == 422
+    assert "not in the charset that it names" in answer.json()["detail"][0]["msg"]
 
 
 def test_an_answer_that_nobody_accepts(client: TestClient) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app import prediction_writer
+from app import main, prediction_writer
 from app.main import create_app
 from app.prediction_writer import PredictionLog
 from tableloop.settings import Settings
-from tableloop.state import prediction_rows
-from tests.unit.app.conftest import EXAMPLE
+from tableloop.state import postgres_rows, prediction_rows, sqlite_rows
+from tableloop.state.database import Store
+from tests.unit.app.conftest import EXAMPLE, LOGIN
 
 
 def predict(client: TestClient) -> dict[str, Any]:
@@ -86,6 +87,33 @@ def test_every_label_of_a_list_is_for_itself(client: TestClient) -> None:
     assert [outcome["prediction_id"] for outcome in report["outcomes"]] == [ids[1], ids[0], "nobody", ids[2], ids[2]]
 
 
+@pytest.mark.parametrize("value", [45.26, 452.6, 999.0])
+def test_a_value_in_another_unit_is_refused_unless_the_sender_is_sure(client: TestClient, value: float) -> None:
+    labels = [{"prediction_id": predict(client)["prediction_id"], "actual_value": number} for number in (value, 5.0)]
+    answer = client.post("/feedback", json=labels[0])
+    assert answer.status_code == 422
+    (problem,) = answer.json()["detail"]
+    assert problem["loc"] == ["body", "one", "actual_value"]
+    assert problem["input"] == value
+    assert "is it in 100,000 US dollars of 1990?" in problem["msg"]
+    answer = client.post("/feedback", json=labels)
+    assert answer.status_code == 207
+    assert [outcome["status"] for outcome in answer.json()["outcomes"]] == [422, 201]
+    assert "far from the interval 7.8252 to 8.8252" in answer.json()["outcomes"][0]["detail"]
+    assert client.post("/feedback", json=labels[0] | {"accept_unusual": True}).json()["actual_value"] == value
+    assert client.post("/feedback", json=labels[0]).status_code == 409
+
+
+@pytest.mark.parametrize("value", [0.0, 0.45, 5.0, 11.0])
+def test_a_value_that_the_table_may_have_is_stored_however_wrong_the_model_is(
+    client: TestClient, value: float
+) -> None:
+    answer = client.post("/predict", json=EXAMPLE | {"MedInc": 500}).json()
+    assert answer["interval"]["low"] > 400
+    label = {"prediction_id": answer["prediction_id"], "actual_value": value}
+    assert client.post("/feedback", json=label).status_code == 201
+
+
 def test_a_list_that_is_stored_whole_is_201(client: TestClient) -> None:
     ids = [item["prediction_id"] for item in client.post("/predict/batch", json=[EXAMPLE] * 1200).json()]
     answer = client.post("/feedback", json=[{"prediction_id": name, "actual_value": 2.0} for name in ids])
@@ -96,7 +124,7 @@ def test_a_list_that_is_stored_whole_is_201(client: TestClient) -> None:
 
 
 def test_the_live_errors_are_those_of_the_labels_also_after_a_restart(settings: Settings) -> None:
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), headers=LOGIN) as client:
         answers = [predict(client) for _ in range(4)]
         errors = [0.1, -0.2, 0.3, 2.0]
         for answer, error in zip(answers, errors, strict=True):
@@ -104,14 +132,14 @@ def test_the_live_errors_are_those_of_the_labels_also_after_a_restart(settings: 
             client.post("/feedback", json={"prediction_id": answer["prediction_id"], "actual_value": actual})
         before = [metric(client, name) for name in ("live_rmse", "live_mae", "live_interval_coverage")]
     assert before == pytest.approx([math.sqrt(sum(error**2 for error in errors) / 4), 0.65, 0.75])
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), headers=LOGIN) as client:
         after = [metric(client, name) for name in ("live_rmse", "live_mae", "live_interval_coverage")]
     assert after == pytest.approx(before)
 
 
-def test_without_a_log_there_is_nothing_to_label(tmp_path: Path) -> None:
-    settings = Settings(state_dir=tmp_path, test_mode=True, prediction_log=False)
-    with TestClient(create_app(settings)) as client:
+def test_without_a_log_there_is_nothing_to_label(settings: Settings) -> None:
+    settings = settings.model_copy(update={"prediction_log": False})
+    with TestClient(create_app(settings), headers=LOGIN) as client:
         label = {"prediction_id": predict(client)["prediction_id"], "actual_value": 3.5}
         answer = client.post("/feedback", json=label)
         assert answer.status_code == 404
@@ -120,8 +148,8 @@ def test_without_a_log_there_is_nothing_to_label(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written_is_503(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction_writer, "LOCK_TIMEOUT_SECONDS", 0.1)
-    with TestClient(create_app(settings)) as client:
+    monkeypatch.setattr(main, "STORE_SECONDS", 0.1)
+    with TestClient(create_app(settings), headers=LOGIN) as client:
         label = {"prediction_id": predict(client)["prediction_id"], "actual_value": 3.5}
         other = sqlite3.connect(settings.state_dir / "predictions.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -134,8 +162,9 @@ def test_a_log_that_cannot_be_written_is_503(settings: Settings, monkeypatch: py
         assert client.post("/feedback", json=label).status_code == 201
 
 
-def test_old_predictions_go_and_labelled_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction_rows, "PRUNED_AT_ONCE", 7)
+def test_old_predictions_go_and_labelled_ones_stay(place: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_rows, "PRUNED_AT_ONCE", 7)
+    monkeypatch.setattr(postgres_rows, "DELETED_AT_ONCE", 7)
     monkeypatch.setattr(prediction_writer, "PRUNE_PAUSE_SECONDS", 0.001)
     now = time.time()
     features = [0.5] * len(EXAMPLE)
@@ -146,21 +175,19 @@ def test_old_predictions_go_and_labelled_ones_stay(tmp_path: Path, monkeypatch: 
 
     async def fill(log: PredictionLog) -> None:
         await log.write(rows)
-        await log.label([("id-3", 1.0), ("id-50", 2.0), ("id-95", 3.0)])
+        await log.label([prediction_rows.Sent(name, 2.0) for name in ("id-3", "id-50", "id-95")], "crm")
 
-    unlimited = PredictionLog(tmp_path / "predictions.db")
+    unlimited = PredictionLog(Store(place))
     unlimited.start()
     asyncio.run(fill(unlimited))
     unlimited.stop()
-    log = PredictionLog(tmp_path / "predictions.db", retention_days=20.5)
+    log = PredictionLog(Store(place), retention_days=20.5)
     log.start()
-    connection = sqlite3.connect(log.path)
     expected = {"id-3", "id-50", *(f"id-{n}" for n in range(80, 100))}
     deadline = time.monotonic() + 5
     kept: set[str] = set()
     while kept != expected and time.monotonic() < deadline:
-        kept = {name for (name,) in connection.execute("SELECT prediction_id FROM predictions")}
+        kept = {row["prediction_id"] for part in log.store.predictions_with_labels(None, None) for row in part}
         time.sleep(0.01)
-    connection.close()
     log.stop()
     assert kept == expected

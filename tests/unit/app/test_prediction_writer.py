@@ -11,7 +11,9 @@ import pytest
 
 from app.prediction_writer import PredictionLog, PredictionLogError
 from tableloop.state import prediction_rows
+from tableloop.state.database import Store
 from tableloop.state.prediction_rows import Row
+from tableloop.state.sqlite_rows import SqliteWriter
 from tests.unit.app.conftest import EXAMPLE
 
 
@@ -20,27 +22,41 @@ def row(number: int) -> Row:
     return prediction_rows.row(f"id-{number}", "request", 1.5, "7", features, 2.0, 1.0, 3.0)
 
 
-def ids(path: Path) -> list[str]:
-    connection = sqlite3.connect(path)
-    try:
-        return [name for (name,) in connection.execute("SELECT prediction_id FROM predictions ORDER BY id")]
-    finally:
-        connection.close()
+def ids(log: PredictionLog) -> list[str]:
+    return [row["prediction_id"] for part in log.store.predictions_with_labels(None, None) for row in part]
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[PredictionLog]:
-    log = PredictionLog(tmp_path / "predictions.db")
+def log(place: Path | str) -> Iterator[PredictionLog]:
+    log = PredictionLog(Store(place, timeout=2))
     log.start()
     yield log
     log.stop()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "predictions.db"
+
+
+@pytest.fixture
+def log_of_file(file: Path) -> Iterator[PredictionLog]:
+    log = PredictionLog(Store(file, timeout=2))
+    log.start()
+    yield log
+    log.stop()
+
+
+def connection_of(log: PredictionLog) -> sqlite3.Connection:
+    assert isinstance(log._writer, SqliteWriter)
+    return log._writer.connection
 
 
 def test_rows_are_there_when_write_returns(log: PredictionLog) -> None:
     async def write() -> None:
         for number in range(3):
             await log.write([row(number)])
-            assert ids(log.path)[-1] == f"id-{number}"
+            assert ids(log)[-1] == f"id-{number}"
 
     asyncio.run(write())
 
@@ -51,13 +67,10 @@ def test_concurrent_writes_of_any_size_are_all_kept_once(log: PredictionLog, siz
         await asyncio.gather(*[log.write([row(part * size + n) for n in range(size)]) for part in range(4)])
 
     asyncio.run(write())
-    assert sorted(ids(log.path)) == sorted(f"id-{number}" for number in range(4 * size))
+    assert sorted(ids(log)) == sorted(f"id-{number}" for number in range(4 * size))
 
 
-def test_what_is_queued_at_the_stop_is_written(tmp_path: Path) -> None:
-    log = PredictionLog(tmp_path / "predictions.db")
-    log.start()
-
+def test_what_is_queued_at_the_stop_is_written(log: PredictionLog) -> None:
     async def write() -> None:
         writes = [asyncio.create_task(log.write([row(number)])) for number in range(100)]
         await asyncio.sleep(0)
@@ -65,64 +78,60 @@ def test_what_is_queued_at_the_stop_is_written(tmp_path: Path) -> None:
         await asyncio.gather(*writes)
 
     asyncio.run(write())
-    assert len(ids(log.path)) == 100
+    assert len(ids(log)) == 100
 
 
 def test_a_group_is_all_or_nothing(log: PredictionLog) -> None:
-    with pytest.raises(PredictionLogError, match="UNIQUE"):
+    with pytest.raises(PredictionLogError, match=r"UNIQUE|unique constraint"):
         asyncio.run(log.write([row(number) for number in range(100)] + [row(5)]))
-    assert ids(log.path) == []
+    assert ids(log) == []
     asyncio.run(log.write([row(1)]))
-    assert ids(log.path) == ["id-1"]
+    assert ids(log) == ["id-1"]
 
 
-def test_a_full_disk_is_told_with_the_remedy_and_recovered_from(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.db"
-    log = PredictionLog(path)
-    log.start()
+def test_a_full_disk_is_told_with_the_remedy_and_recovered_from(log_of_file: PredictionLog) -> None:
+    log = log_of_file
     asyncio.run(log.write([row(0)]))
-    assert log._connection is not None
-    pages = log._connection.execute("PRAGMA page_count").fetchone()[0]
-    log._connection.execute(f"PRAGMA max_page_count={pages}")
+    pages = connection_of(log).execute("PRAGMA page_count").fetchone()[0]
+    connection_of(log).execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(PredictionLogError, match=r"predictions.db cannot be written .*full.*free space"):
         asyncio.run(log.write([row(number) for number in range(1, 1000)]))
     assert log.problem is not None
     asyncio.run(log.write([row(number) for number in range(1, 1000)]))  # a new connection knows no such limit
     assert log.problem is None
-    log.stop()
-    assert len(ids(path)) == 1000
+    assert len(ids(log)) == 1000
 
 
-def test_a_locked_file_is_told_and_recovered_from(log: PredictionLog) -> None:
+def test_a_locked_file_is_told_and_recovered_from(log_of_file: PredictionLog, file: Path) -> None:
+    log = log_of_file
     asyncio.run(log.write([row(0)]))
-    assert log._connection is not None
-    log._connection.execute("PRAGMA busy_timeout=50")
-    other = sqlite3.connect(log.path, isolation_level=None)
+    connection_of(log).execute("PRAGMA busy_timeout=50")
+    other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(PredictionLogError, match=r"locked.*another program"):
         asyncio.run(log.write([row(1)]))
     other.execute("ROLLBACK")
     other.close()
     asyncio.run(log.write([row(2)]))
-    assert ids(log.path) == ["id-0", "id-2"]
+    assert ids(log) == ["id-0", "id-2"]
 
 
-def test_a_file_that_is_no_database_is_told_and_moving_it_away_helps(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.db"
-    path.write_bytes(b"x" * 8192)
-    log = PredictionLog(path)
+def test_a_file_that_is_no_database_is_told_and_moving_it_away_helps(file: Path) -> None:
+    file.write_bytes(b"x" * 8192)
+    log = PredictionLog(Store(file))
     log.start()
     with pytest.raises(PredictionLogError, match=r"not a database.*mv "):
         asyncio.run(log.write([row(0)]))
-    path.rename(tmp_path / "predictions.db.broken")
+    file.rename(file.with_name("predictions.db.broken"))
     asyncio.run(log.write([row(1)]))
     log.stop()
-    assert ids(path) == ["id-1"]
+    assert ids(log) == ["id-1"]
 
 
-def test_a_deleted_file_is_made_anew(log: PredictionLog) -> None:
+def test_a_deleted_file_is_made_anew(log_of_file: PredictionLog, file: Path) -> None:
+    log = log_of_file
     asyncio.run(log.write([row(0)]))
-    for part in log.path.parent.glob("predictions.db*"):
+    for part in file.parent.glob("predictions.db*"):
         part.unlink()
     asyncio.run(log.write([row(1)]))
-    assert ids(log.path) == ["id-1"]
+    assert ids(log) == ["id-1"]

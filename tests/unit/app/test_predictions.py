@@ -66,7 +66,7 @@ def test_a_batch_is_answered_in_its_order_by_one_version(client: TestClient, set
 def test_a_feature_outside_the_training_range_is_answered_with_a_warning(settings: Settings) -> None:
     app: FastAPI = create_app(settings)
     ranges = [(32.5, 42.0) if name == "Latitude" else (-1000.0, 1000.0) for name in EXAMPLE]
-    app.state.parts.predictor.keeper.current = replace(dummy_champion(), training_range=tuple(ranges))
+    app.state.parts.predictor.keeper.current = replace(dummy_champion(), known=tuple(ranges))
     with TestClient(app) as client:
         answer = client.post("/predict", json=EXAMPLE | {"Latitude": 47.6})
     assert answer.status_code == 200
@@ -107,7 +107,7 @@ def test_bad_input_is_refused_by_name_and_not_logged(client: TestClient, setting
     assert logged(settings) == []
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe{}", b"\x80", b"[" * 100_000, b'{"MedInc": ' + b"1" * 5000 + b"}"])
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b"\x80", b"[" * 60_000, b'{"MedInc": ' + b"1" * 5000 + b"}"])
 def test_json_that_cannot_be_read_is_refused_in_the_form_of_all_refusals(client: TestClient, content: bytes) -> None:
     answer = client.post("/predict", content=content, headers=JSON)
     assert answer.status_code == 422
@@ -149,13 +149,18 @@ def test_another_method_is_refused(client: TestClient) -> None:
     assert answer.headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
-def test_a_body_over_the_limit_is_refused(client: TestClient, settings: Settings, path: str) -> None:
-    announced = client.post(path, content=b" " * (10 * 1024 * 1024 + 1), headers=JSON)
-    counted = client.post(path, content=(b" " * 1024 * 1024 for _ in range(11)), headers=JSON)
+@pytest.mark.parametrize(
+    ("path", "most", "words"),
+    [("/predict", 64 << 10, "64 KB"), ("/feedback", 1 << 20, "1 MB"), ("/predict/batch", 10 << 20, "10 MB")],
+)
+def test_a_body_over_the_limit_is_refused(
+    client: TestClient, settings: Settings, path: str, most: int, words: str
+) -> None:
+    announced = client.post(path, content=b" " * (most + 1), headers=JSON)
+    counted = client.post(path, content=(b" " * (most // 8) for _ in range(9)), headers=JSON)
     for answer in (announced, counted):
         assert answer.status_code == 413
-        assert "10 MB" in answer.json()["detail"]
+        assert words in answer.json()["detail"]
     assert logged(settings) == []
 
 

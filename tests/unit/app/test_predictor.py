@@ -16,8 +16,10 @@ from app.champion import DummyKeeper, Matrix
 from app.metrics import PredictionMetrics
 from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
+from app.processes import Processes
 from app.schemas import Prediction
 from tableloop.model.intervals import Answers
+from tableloop.state.database import Store
 from tests.unit.app.conftest import EXAMPLE
 
 
@@ -29,6 +31,11 @@ def ask(predictor: Predictor, incomes: list[float]) -> list[Prediction | BaseExc
         return await asyncio.gather(*asking, return_exceptions=True)
 
     return asyncio.run(all_at_once())
+
+
+def new_metrics() -> PredictionMetrics:
+    registry = CollectorRegistry()
+    return PredictionMetrics(registry, registry, Processes())
 
 
 def value(answer: Prediction | BaseException) -> float:
@@ -47,9 +54,9 @@ def test_rows_that_come_together_are_one_call_and_each_gets_its_own_answer(tmp_p
         return predict(rows)
 
     keeper.current = replace(keeper.current, predict=counted)
-    log = PredictionLog(tmp_path / "predictions.db")
+    log = PredictionLog(Store(tmp_path / "predictions.db"))
     log.start()
-    answers = ask(Predictor(keeper, log, PredictionMetrics(CollectorRegistry())), [1.0, 2.0, 3.0])
+    answers = ask(Predictor(keeper, log, new_metrics()), [1.0, 2.0, 3.0])
     log.stop()
     assert calls == [3]
     assert [value(answer) for answer in answers] == [1.0, 2.0, 3.0]
@@ -64,7 +71,7 @@ def test_a_row_that_the_model_fails_on_fails_alone() -> None:
         return predict(np.where(rows == 2.0, np.nan, rows))
 
     keeper.current = replace(keeper.current, predict=sick)
-    first, second, third = ask(Predictor(keeper, None, PredictionMetrics(CollectorRegistry())), [1.0, 2.0, 3.0])
+    first, second, third = ask(Predictor(keeper, None, new_metrics()), [1.0, 2.0, 3.0])
     assert value(first) == 1.0
     assert isinstance(second, ArithmeticError)
     assert value(third) == 3.0
@@ -81,7 +88,7 @@ def test_a_model_in_a_process_of_its_own_does_not_hold_up_the_event_loop() -> No
         return predict(rows)
 
     keeper.current = replace(keeper.current, predict=slow, engine="scikit-learn")
-    predictor = Predictor(keeper, None, PredictionMetrics(CollectorRegistry()))
+    predictor = Predictor(keeper, None, new_metrics())
 
     async def ask_while_it_hangs() -> Prediction:
         asked = asyncio.create_task(predictor.one(EXAMPLE, {"request_id": "r"}))
@@ -104,15 +111,15 @@ def test_rows_that_come_during_a_commit_are_the_next_group(tmp_path: Path) -> No
         return predict(rows)
 
     keeper.current = replace(keeper.current, predict=counted)
-    log = PredictionLog(tmp_path / "predictions.db")
+    log = PredictionLog(Store(tmp_path / "predictions.db"))
     log.start()
-    predictor = Predictor(keeper, log, PredictionMetrics(CollectorRegistry()))
+    predictor = Predictor(keeper, log, new_metrics())
 
     async def three() -> None:
         def ask_for(income: float) -> asyncio.Task[Prediction]:
             return asyncio.create_task(predictor.one(EXAMPLE | {"MedInc": income}, {"request_id": "r"}))
 
-        with closing(sqlite3.connect(log.path, isolation_level=None)) as other:
+        with closing(sqlite3.connect(log.store.place, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")  # the first commit has to wait
             first = ask_for(1.0)
             while not calls:

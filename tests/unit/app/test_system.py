@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,11 +14,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from loguru import logger
 
+from app import main, prediction_writer
 from app.champion import Champion, dummy_champion
 from app.main import create_app
 from tableloop.model.intervals import Answers
 from tableloop.settings import Settings
+from tableloop.state.layout import Layout
 from tests.unit.app.conftest import EXAMPLE
+from tests.waiting import wait_for
 
 
 def test_ready_and_model_name_the_model(client: TestClient) -> None:
@@ -25,6 +31,40 @@ def test_ready_and_model_name_the_model(client: TestClient) -> None:
     card = client.get("/model").json()
     assert (card["name"], card["alias"], card["version"]) == ("HousePriceModel", "Production", "dummy")
     assert (card["engine"], card["limits"]) == ("dummy", None)
+
+
+def test_ready_says_that_predictions_cannot_be_stored_though_nobody_asks_for_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "STORE_SECONDS", 0.1)
+    monkeypatch.setattr(prediction_writer, "TRY_SECONDS", 0.1)
+    with (
+        TestClient(create_app(settings)) as client,
+        closing(sqlite3.connect(Layout(settings.state_dir).database)) as other,
+    ):
+        assert "prediction_log_writable 1.0" in client.get("/metrics").text
+        other.execute("BEGIN IMMEDIATE")
+        wait_for("a word about it", lambda: client.get("/ready").status_code == 503)
+        ready = client.get("/ready").json()
+        assert (ready["status"], ready["model_version"]) == ("not ready", "dummy")
+        assert "predictions.db cannot be written (" in ready["detail"] == ready["prediction_log"]
+        assert "prediction_log_writable 0.0" in client.get("/metrics").text
+        assert client.get("/overview").json()["ready"]["status"] == "not ready"
+        assert client.get("/health").status_code == 200
+        other.execute("ROLLBACK")
+        wait_for("the end of it", lambda: client.get("/ready").status_code == 200)
+        assert "prediction_log_writable 1.0" in client.get("/metrics").text
+
+
+def test_a_state_that_is_gone_is_not_made_again_by_the_look_at_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_writer, "TRY_SECONDS", 0.1)
+    with TestClient(create_app(settings)) as client:
+        shutil.rmtree(settings.state_dir)
+        wait_for("a word about it", lambda: client.get("/ready").status_code == 503)
+        assert "No such file or directory" in client.get("/ready").json()["detail"]
+        assert not settings.state_dir.exists()
 
 
 def test_health_passes_on_what_the_watchdog_saw(client: TestClient, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What goes into a backup, what a restore refuses, and that neither leaves anything half done."""
+"""What a backup holds and what a restore refuses. Neither leaves anything half done."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from pathlib import Path
 import pytest
 
 from appliance import prepare
-from appliance.backup import CHECKSUMS, MANIFEST, PRODUCT, in_use, write_backup
+from appliance.backup import CHECKSUMS, MANIFEST, PRODUCT, SIGNATURE, in_use, write_backup
 from appliance.restore import ForeignError, restore
+from tableloop.signing import SigningKey
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, retraining_lock
-from tableloop.state.prediction_rows import insert, row
+from tableloop.state.prediction_rows import RowWriter, row
 from tableloop.table import load_table
 
 FEATURE_NAMES = load_table().feature_names
 FEATURES = load_table().features
 
+KEY = SigningKey.new()
 SCHEMA = min(prepare.known_revisions())
 
 
-def predict(connection: sqlite3.Connection, *names: str) -> None:
+def predict(writer: RowWriter, *names: str) -> None:
     rows = [row(name, "r", 1.0, "3", [1.0] * len(FEATURES), 2.0, 1.0, 3.0) for name in names]
-    insert(connection, rows, FEATURE_NAMES)
+    writer.insert(rows)
 
 
 @pytest.fixture
@@ -63,24 +65,25 @@ def state(tmp_path: Path) -> Path:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
     (directory / "grafana/admin-password").chmod(0o600)
+    KEY.keep(Layout(directory).signing_key)
     with closing(sqlite3.connect(directory / "mlflow/mlflow.db")) as connection, connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
         connection.execute("INSERT INTO alembic_version VALUES (?)", (SCHEMA,))
-    with closing(Store(directory / "predictions.db").connect()) as connection:
-        predict(connection, "a", "b")
+    with closing(Store(directory / "predictions.db").writer()) as writer:
+        predict(writer, "a", "b")
     return directory
 
 
 @pytest.fixture
 def archive(state: Path) -> bytes:
     output = io.BytesIO()
-    write_backup(state, output)
+    write_backup(state, output, KEY)
     return output.getvalue()
 
 
 def content(state: Path) -> dict[str, str]:
-    """Return the text of every file but those of databases and of what runs."""
+    """Return the text of every file, except databases and the files of running programs."""
     return {
         name: file.read_text()
         for file in sorted(state.rglob("*"))
@@ -108,7 +111,7 @@ def archive_of(files: Mapping[str, bytes]) -> bytes:
 
 
 def run_backup(state: Path, file: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command, which can write files of so many bytes only."""
+    """Run the command with a limit on the size of the files that it writes, in bytes."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     return subprocess.run(
         [sys.executable, "-m", "appliance.backup", file],
@@ -126,10 +129,10 @@ def test_a_backup_restored_into_an_empty_state_is_the_same_without_what_runs(
 ) -> None:
     new = tmp_path / "new"
     new.mkdir()
-    manifest, former = restore(new, io.BytesIO(archive))
-    assert (manifest["model_version"], manifest["predictions"], manifest["mlflow_schema"]) == ("3", 2, SCHEMA)
+    manifest, former = restore(new, io.BytesIO(archive), KEY)
+    assert (manifest.model_version, manifest.predictions, manifest.mlflow_schema) == ("3", 2, SCHEMA)
     assert former is None
-    left_out = ("workspace/.dvc/tmp", "backups", "replaced-", "champion/.incoming")
+    left_out = ("secrets", "workspace/.dvc/tmp", "backups", "replaced-", "champion/.incoming")
     assert content(new) == {name: text for name, text in content(state).items() if not name.startswith(left_out)}
     assert (new / "grafana/admin-password").stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(new / "predictions.db")) as connection:
@@ -141,7 +144,7 @@ def test_of_a_running_prometheus_only_finished_blocks_are_kept(state: Path) -> N
     with closing(sqlite3.connect(state / "predictions.db")) as connection:
         connection.execute("SELECT count(*) FROM predictions").fetchone()
         output = io.BytesIO()
-        assert not write_backup(state, output).whole_prometheus
+        assert not write_backup(state, output, KEY).whole_prometheus
     kept = [name for name in members(output.getvalue()) if "prometheus" in name]
     assert kept == ["state/prometheus/01BLOCK/chunks/000001", "state/prometheus/01BLOCK/meta.json"]
 
@@ -149,22 +152,22 @@ def test_of_a_running_prometheus_only_finished_blocks_are_kept(state: Path) -> N
 def test_the_database_of_mlflow_comes_before_the_files_that_it_names(archive: bytes) -> None:
     names = list(members(archive))
     assert names[:2] == [MANIFEST, "state/mlflow/mlflow.db"]
-    assert names[-1] == CHECKSUMS
+    assert names[-2:] == [CHECKSUMS, SIGNATURE]
 
 
 def test_rows_that_are_still_in_the_log_of_sqlite_are_in_the_backup(state: Path, tmp_path: Path) -> None:
-    with closing(Store(state / "predictions.db").connect()) as writer:
+    with closing(Store(state / "predictions.db").writer()) as writer:
         predict(writer, "c")
         assert (state / "predictions.db-wal").stat().st_size > 0
         output = io.BytesIO()
-        assert write_backup(state, output).predictions == 3
+        assert write_backup(state, output, KEY).predictions == 3
     assert not [name for name in members(output.getvalue()) if name.endswith(("-wal", "-shm"))]
 
 
 def test_a_restore_moves_the_former_state_aside(state: Path, archive: bytes) -> None:
     (state / "retrains.jsonl").write_text("newer")
     (state / "simulate").mkdir()
-    _, former = restore(state, io.BytesIO(archive))
+    _, former = restore(state, io.BytesIO(archive), KEY)
     assert former
     assert (former / "retrains.jsonl").read_text() == "newer"
     assert (former / "simulate").is_dir()
@@ -197,8 +200,35 @@ def with_manifest(**values: object) -> Callable[[bytes], bytes]:
 
 
 def test_a_backup_from_before_the_product_was_called_tableloop_is_restored(tmp_path: Path, archive: bytes) -> None:
-    restore(tmp_path / "empty", io.BytesIO(with_manifest(product="house-price-appliance")(archive)))
+    restore(tmp_path / "empty", io.BytesIO(with_manifest(product="house-price-appliance")(archive)), KEY, trust=True)
     assert (tmp_path / "empty" / "retrains.jsonl").read_text() == "{}"
+
+
+def test_a_backup_of_another_appliance_is_refused_until_somebody_trusts_it(state: Path, archive: bytes) -> None:
+    before = content(state)
+    other = SigningKey.new()
+    with pytest.raises(ForeignError, match=r"it is not signed with the key of this appliance.*TRUST=1"):
+        restore(state, io.BytesIO(archive), other)
+    assert content(state) == before
+    restore(state, io.BytesIO(archive), other, trust=True)
+
+
+@pytest.mark.parametrize("name", ["pipeline/train.py", "sitecustomize.py", "dvc.yaml", ".dvc/config"])
+def test_code_of_the_workspace_is_never_taken_from_a_backup(state: Path, tmp_path: Path, name: str) -> None:
+    file = state / "workspace" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("code")
+    (state / "workspace/dvc.lock").write_text("results")
+    output = io.BytesIO()
+    write_backup(state, output, KEY)
+    restore(tmp_path / "new", io.BytesIO(output.getvalue()), KEY)
+    assert not (tmp_path / "new/workspace" / name).exists()
+    assert (tmp_path / "new/workspace/dvc.lock").read_text() == "results"
+
+
+def test_a_backup_that_needs_more_room_than_there_is_is_refused_first(tmp_path: Path, archive: bytes) -> None:
+    with pytest.raises(prepare.RefusedError, match=r"free, 1000000000\.00 GB needed"):
+        restore(tmp_path / "new", io.BytesIO(with_manifest(bytes=10**18)(archive)), KEY)
 
 
 def flipped(archive: bytes) -> bytes:
@@ -216,7 +246,10 @@ def flipped(archive: bytes) -> bytes:
         (lambda _: archive_of({"holiday.jpg": b"..."}), "it is no backup of this appliance"),
         (lambda archive: archive[: len(archive) // 2], "cut short"),
         (lambda archive: archive[:-9], "cut short"),
-        (lambda archive: archive_of({k: v for k, v in members(archive).items() if k != CHECKSUMS}), "cut short"),
+        (
+            lambda archive: archive_of({k: v for k, v in members(archive).items() if not k.startswith(CHECKSUMS)}),
+            "cut short",
+        ),
         (lambda archive: archive_of({k: v for k, v in members(archive).items() if "MLmodel" not in k}), "MLmodel is"),
         (flipped, "cd does not have its checksum"),
         (with_member("state/../../outside"), "which no backup does"),
@@ -224,6 +257,11 @@ def flipped(archive: bytes) -> bytes:
         (with_member("state/run/lock"), "which no backup does"),
         (with_member("state/link", tarfile.SYMTYPE), "which no backup does"),
         (with_manifest(product="another"), "no backup of this appliance"),
+        (with_manifest(predictions="many"), "no backup of this appliance"),
+        (with_manifest(mlflow_schema=["a"]), "no backup of this appliance"),
+        (with_manifest(commit=None), "not signed"),
+        (lambda archive: archive_of(members(archive) | {MANIFEST: b"[" * 100_000}), "no backup of this appliance"),
+        (lambda archive: archive_of(members(archive) | {CHECKSUMS: b"one\ntwo three"}), "but not in both"),
     ],
 )
 def test_what_is_foreign_or_broken_is_refused_and_nothing_is_touched(
@@ -231,7 +269,7 @@ def test_what_is_foreign_or_broken_is_refused_and_nothing_is_touched(
 ) -> None:
     before = content(state)
     with pytest.raises(ForeignError, match=problem):
-        restore(state, io.BytesIO(change(archive)))
+        restore(state, io.BytesIO(change(archive)), KEY)
     assert content(state) == before
     assert {entry.name for entry in state.parent.iterdir()} == {"state"}
 
@@ -245,7 +283,7 @@ def test_a_backup_of_a_newer_appliance_is_refused(
 ) -> None:
     before = content(state)
     with pytest.raises(prepare.RefusedError, match=problem):
-        restore(state, io.BytesIO(with_manifest(**values)(archive)))
+        restore(state, io.BytesIO(with_manifest(**values)(archive)), KEY)
     assert content(state) == before
 
 
@@ -270,7 +308,7 @@ def test_a_restore_killed_at_any_moment_is_finished_by_the_next_start(
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", killed)
             try:
-                restore(copy, io.BytesIO(archive))
+                restore(copy, io.BytesIO(archive), KEY)
             except KeyboardInterrupt:
                 pass
             else:

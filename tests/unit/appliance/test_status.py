@@ -1,4 +1,4 @@
-"""What `make status` makes of what it finds in the state."""
+"""What `make status` shows for different states."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def report(
 
 
 def starts(reports: list[dict[str, Any]], *, on: bool = True, last: float | None = None) -> tuple[list[int], str]:
-    """Return after which reports a retraining would be started, and what is said last."""
+    """Return the reports after which a retraining would start, and the last message."""
     memory, started, says = Memory(), [], ""
     for number, item in enumerate(reports):
         decision = decide(memory, item, now=NOW, last_retraining=last, on=on)

@@ -43,7 +43,7 @@ def server(answers: dict[str, tuple[int, object]]) -> Iterator[str]:
 
 
 def services_at(url: str, test_mode: bool = False) -> Services:
-    return Services(url, url, url, url, "Model", "Alias", test_mode)
+    return Services(url, url, url, url, "Model", "Alias", test_mode, Path("nowhere"))
 
 
 READY = (200, {"status": "ready", "model_version": "3", "source": "registry"})
@@ -131,6 +131,7 @@ def test_a_server_for_the_whole_network_is_asked_on_this_machine() -> None:
         "MODEL_NAME": "Model",
         "MODEL_ALIAS": "Alias",
         "TEST_MODE": "off",
+        "STATE_DIR": "/data",
     }
     assert Services.from_environment(environment).addresses() == {
         "api": "http://localhost:1",

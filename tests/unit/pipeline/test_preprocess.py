@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.preprocess import check, place_in_split, split, split_feedback, superseded
+from pipeline.preprocess import check, place_in_split, split, split_feedback, superseded, within_share
 from pipeline.stage_runner import StageError
 from tableloop.table import load_table
 
@@ -97,7 +97,8 @@ def labelled(frame: pd.DataFrame, *batches: int) -> pd.DataFrame:
     """Return the first rows of a frame as batches of these sizes, predicted one a second."""
     rows = frame.head(sum(batches)).assign(prediction_id=[f"p{i:05d}" for i in range(sum(batches))])
     seconds = np.arange(len(rows), dtype=np.float64)
-    return rows.assign(predicted_at=seconds, batch=np.repeat(np.arange(len(batches)) + 1, batches))
+    batch = np.repeat(np.arange(len(batches)) + 1, batches)
+    return rows.assign(predicted_at=seconds, batch=batch, sender="administrator")
 
 
 def test_the_newest_labels_are_held_out_for_the_gate_and_trained_on_later(frame: pd.DataFrame) -> None:
@@ -169,3 +170,49 @@ def test_without_labels_nothing_changes(frame: pd.DataFrame) -> None:
     assert feedback.empty
     for name, part in parts.items():
         pd.testing.assert_frame_equal(kept[name], part)
+
+
+@pytest.mark.parametrize(
+    ("senders", "share", "others", "kept"),
+    [
+        ({"crm": 100}, 0.5, 0, {}),  # of one alone nothing is at most half of all
+        ({"crm": 100}, 1.0, 0, {"crm": 100}),
+        ({"crm": 100, "shop": 40}, 0.5, 0, {"crm": 40, "shop": 40}),
+        ({"crm": 100, "administrator": 30}, 0.5, 0, {"crm": 30, "administrator": 30}),
+        ({"crm": 100, "erp (admin)": 10}, 0.5, 10, {"crm": 20, "erp (admin)": 10}),
+        ({"administrator": 100}, 0.1, 0, {"administrator": 100}),
+        ({"crm": 30}, 0.25, 100, {"crm": 30}),
+        ({"crm": 300}, 0.25, 99, {"crm": 33}),
+    ],
+)
+def test_no_sender_is_more_than_a_share(
+    senders: dict[str, int], share: float, others: int, kept: dict[str, int]
+) -> None:
+    column = pd.Series([name for name, count in senders.items() for _ in range(count)], dtype=object)
+    stays = within_share(column, share, others)
+    assert column[stays].value_counts().to_dict() == kept
+    for name, count in kept.items():  # the newest stay
+        assert stays[np.flatnonzero(column == name)[-count:]].all()
+
+
+def test_labels_before_senders_are_not_bounded() -> None:
+    assert within_share(pd.Series([None, None, "crm"], dtype=object), 0.5).all()
+
+
+def test_a_single_sender_does_not_decide_the_gate(frame: pd.DataFrame) -> None:
+    labels = labelled(frame, 200).assign(sender="crm")
+    parts = split_feedback(labels, TABLE, **GATE, gate_share=0.5, learnt_share=0.25, others=1000)["part"]
+    assert "gate" not in set(parts)
+    assert set(parts) == {"train", "validation"}
+    bounded = split_feedback(labels, TABLE, **GATE, gate_share=0.5, learnt_share=0.25, others=90)["part"]
+    assert bounded.isin(["train", "validation"]).sum() == 30
+
+
+def test_labels_of_a_bounded_sender_take_no_row_out_of_the_test(frame: pd.DataFrame) -> None:
+    parts = split(frame, FEATURE_NAMES, 0.2, 0.2)
+    again = labelled(parts["test"], 30)
+    for sender, lost in (("crm", 0), ("administrator", 30)):
+        feedback = split_feedback(again.assign(sender=sender), TABLE, **GATE | {"gate_rows": 0})
+        kept, feedback = superseded(parts, feedback, FEATURE_NAMES, 20)
+        assert len(parts["test"]) - len(kept["test"]) == lost
+        assert (feedback["part"] == "aside").sum() == 30 - lost

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.git_commit import source_commit
 from pipeline.retrain import failure_of
@@ -38,6 +39,8 @@ def root(tmp_path: Path) -> Path:
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"first {name}")
+    described = {**yaml.safe_load((ROOT / "data/table.yaml").read_text()), "path": "raw/a.csv"}
+    (root / "data/table.yaml").write_text(yaml.safe_dump(described))
     (root / "data/raw").mkdir()
     (root / "data/raw/a.csv").write_text("1")
     return root

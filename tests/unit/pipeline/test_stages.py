@@ -37,11 +37,10 @@ def test_a_stage_that_dvc_may_skip_declares_every_file_it_loads(stage: str) -> N
 
 
 def test_every_parameter_is_declared_by_its_stage() -> None:
-    for section, values in PARAMS.items():
+    for section in PARAMS:
         if section == "drift":  # of the monitor, which is no stage
             continue
-        declared = {name for name in STAGES[section]["params"] if name.startswith(f"{section}.")}
-        assert declared == {f"{section}.{key}" for key in values}
+        assert section in STAGES[section]["params"]  # as a whole: another table may leave some of it out
 
 
 def test_only_register_runs_always() -> None:

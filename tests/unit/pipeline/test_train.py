@@ -11,7 +11,17 @@ from skops import io as skops_io
 
 from pipeline.preprocess import split
 from pipeline.stage_runner import StageError, raw_data
-from pipeline.train import Fitted, fit_candidate, new_model, setting_of, summary
+from pipeline.train import (
+    Fitted,
+    _some,
+    completed,
+    fit_candidate,
+    new_index,
+    new_model,
+    refit_winner,
+    setting_of,
+    summary,
+)
 from tableloop.evaluation.plots import write_plots
 from tableloop.evaluation.scores import scores
 from tableloop.model.candidates import BUILDERS, build
@@ -89,3 +99,44 @@ def test_the_table_shows_the_best_first() -> None:
     model = new_model("linear", PARAMS, TABLE)
     lines = summary({name: Fitted(model, values, 0.0, 1.0) for name, values in metrics.items()}).splitlines()
     assert [line.split()[0] for line in lines] == ["candidate", "better", "worse"]
+
+
+def test_rows_beyond_the_most_are_drawn_the_same_each_time(parts: dict[str, pd.DataFrame]) -> None:
+    params = with_candidates(linear={"most_rows": 300}, decision_tree={"max_depth": 3})
+    bounded = parts | {"train": _some(parts["train"], 300), "validation": _some(parts["validation"], 300)}
+    rows = parts["test"]
+    first, second = (fit_candidate("linear", params, TABLE, known).predict(rows) for known in (parts, bounded))
+    np.testing.assert_array_equal(first, second)
+    whole, limited = (
+        fit_candidate("decision_tree", params | more, TABLE, parts).predict(rows) for more in ({}, {"most_rows": 300})
+    )
+    assert (whole != limited).any()
+
+
+def test_a_winner_knows_all_rows_and_its_intervals_some(parts: dict[str, pd.DataFrame]) -> None:
+    none = parts["train"].head(0)
+    params = with_candidates(linear={})
+    whole, some = (refit_winner("linear", params | more, TABLE, parts, none) for more in ({}, {"most_rows": 600}))
+    (value, low, _), (same, other, _) = (model.predict_interval(parts["test"]) for model in (whole, some))
+    np.testing.assert_array_equal(value, same)
+    assert (low != other).any()
+
+
+def test_what_the_parameters_leave_to_the_data(parts: dict[str, pd.DataFrame]) -> None:
+    rows = parts["train"].head(200)
+    given = {**PARAMS, "kriging": {}, "price_index": {"half_life": 10, "least": 5}}
+    made = completed(given, TABLE, rows)
+    kernel = made["kriging"]["kernel"]
+    assert set(kernel["inputs"]) <= set(TABLE.feature_names) - {"Latitude", "Longitude"}
+    assert all(term["length"] > 0 for term in kernel["inputs"].values())
+    assert made["price_index"]["lowest_value"] == rows[TABLE.target_name].min()
+    assert completed(given, TABLE, rows) == made
+    assert completed(PARAMS, TABLE, rows) == PARAMS
+    below = rows.assign(**{TABLE.target_name: rows[TABLE.target_name] - 3})
+    assert completed(made | given, TABLE, below)["price_index"]["lowest_value"] is None  # differences, not ratios
+    assert new_index({**PARAMS, "price_index": None}, TABLE) is None
+
+
+def test_two_candidates_of_one_family() -> None:
+    params = with_candidates(careful={"family": "hist_gradient_boosting", "max_iter": 7})
+    assert new_model("careful", params, TABLE).estimator["boost"].max_iter == 7

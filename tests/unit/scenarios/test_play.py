@@ -9,13 +9,6 @@ from tableloop.settings import Settings
 from tableloop.table import load_table
 
 
-def test_a_table_without_a_story_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = load_table().model_copy(update={"story": None})
-    assert play("drift", table, Settings(state_dir=tmp_path)) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("the table california-house-prices has no story")
-
-
 def test_a_service_that_does_not_answer_is_named_with_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

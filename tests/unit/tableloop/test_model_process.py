@@ -1,4 +1,4 @@
-"""A version's model in a process of its own: what it answers, and every way in which it can fail."""
+"""A version's model in its own process: its answers, and every way in which it can fail."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from tableloop.model.coding import Coding
 from tableloop.model_process import ModelProcess, ModelProcessError
 from tableloop.version_files import VersionFiles
 
@@ -34,7 +35,7 @@ ROWS = np.array([[1.0, 2.0], [3.0, 5.0], [4.0, 4.0]])
 
 
 def version(directory: Path, body: str = "pass", module: str = "conformal") -> VersionFiles:
-    """Return a version made by code of its own, which is nowhere else, under a name that is trusted."""
+    """Return a version made by code that only the version carries, under a trusted name."""
     package = directory / "code/pipeline"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -54,8 +55,8 @@ io.dump(ConformalRegressor().fit(X, X @ [1., 10.]), {str(directory / "model.skop
 
 def test_it_answers_by_the_versions_own_code_with_columns_by_name(tmp_path: Path) -> None:
     with ModelProcess(version(tmp_path)) as process:
-        np.testing.assert_allclose(process.predict(ROWS, ("a", "b")).values, ROWS @ [1.0, 10.0])
-        answers = process.predict(ROWS[:, ::-1], ("b", "a"))
+        np.testing.assert_allclose(process.predict(ROWS, Coding(("a", "b"))).values, ROWS @ [1.0, 10.0])
+        answers = process.predict(ROWS[:, ::-1], Coding(("b", "a")))
     np.testing.assert_allclose(answers.values, ROWS @ [1.0, 10.0])
     np.testing.assert_allclose(answers.high - answers.low, 2.0)
     assert answers.kilometres is None
@@ -64,12 +65,12 @@ def test_it_answers_by_the_versions_own_code_with_columns_by_name(tmp_path: Path
 def test_many_rows_go_through_the_pipes(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).random((100_000, 2))
     with ModelProcess(version(tmp_path)) as process:
-        np.testing.assert_allclose(process.predict(rows, COLUMNS).values, rows @ [1.0, 10.0])
+        np.testing.assert_allclose(process.predict(rows, Coding(COLUMNS)).values, rows @ [1.0, 10.0])
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     with ModelProcess(version(tmp_path)) as process, pytest.raises(ModelProcessError, match="not there: b"):
-        process.predict(ROWS[:, :1], ("a",))
+        process.predict(ROWS[:, :1], Coding(("a",)))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_every_failure_is_one_sentence(tmp_path: Path, body: str, reason: str) -
     files = version(tmp_path, body)
     with ModelProcess(files, answer_seconds=1, memory_bytes=1 << 30) as process:
         with pytest.raises(ModelProcessError) as failure:
-            process.predict(ROWS, COLUMNS)
+            process.predict(ROWS, Coding(COLUMNS))
         assert reason in str(failure.value)
         assert "\n" not in str(failure.value)
 
@@ -109,14 +110,14 @@ def test_a_file_that_is_no_model_does_not_load(tmp_path: Path) -> None:
 
 def test_what_the_code_prints_is_no_answer(tmp_path: Path) -> None:
     with ModelProcess(version(tmp_path, "print('hello', flush=True)")) as process:
-        assert len(process.predict(ROWS, COLUMNS).values) == 3
+        assert len(process.predict(ROWS, Coding(COLUMNS)).values) == 3
 
 
 def test_it_sees_neither_our_environment_nor_our_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "x")
     body = "assert 'SECRET' not in os.environ and 'model-' in os.getcwd()"
     with ModelProcess(version(tmp_path, body)) as process:
-        assert len(process.predict(ROWS, COLUMNS).values) == 3
+        assert len(process.predict(ROWS, Coding(COLUMNS)).values) == 3
 
 
 def children() -> list[psutil.Process]:
@@ -129,7 +130,7 @@ def test_one_that_was_killed_is_started_again_with_files_that_have_moved(tmp_pat
         (tmp_path / "incoming").rename(tmp_path / "kept")
         (child,) = children()
         child.kill()
-        assert len(process.predict(ROWS, COLUMNS).values) == 3
+        assert len(process.predict(ROWS, Coding(COLUMNS)).values) == 3
     assert not children()
 
 
@@ -145,11 +146,12 @@ def test_it_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 import numpy as np, threading
+from tableloop.model.coding import Coding
 from tableloop.model_process import ModelProcess
 from tableloop.version_files import VersionFiles
 process = ModelProcess(VersionFiles(Path({str(tmp_path)!r}), {{}}, ("a", "b")))
 print(process._process.pid, process._directory, flush=True)
-process.predict(np.zeros((1, 2)), ("a", "b"))
+process.predict(np.zeros((1, 2)), Coding(("a", "b")))
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout

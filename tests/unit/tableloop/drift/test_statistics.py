@@ -204,9 +204,19 @@ def test_a_reference_is_read_by_the_names_of_its_columns(reference: Reference, t
     np.testing.assert_array_equal(turned.rows, reference.rows[:, order])
     with pytest.raises(ValueError, match="of other columns: MedInc"):
         Reference.load(path, [*FEATURE_NAMES[:7], "Age"])
-    unnamed = asdict(reference)
-    del unnamed["columns"]
-    np.savez_compressed(path, **unnamed)
+
+
+def test_references_of_former_versions_are_read(reference: Reference, tmp_path: Path) -> None:
+    path = tmp_path / "reference.npz"
+    former = asdict(reference)
+    for name in ("missing", "levels", "kinds"):  # of when there were only numbers
+        del former[name]
+    np.savez_compressed(path, **former)
+    again = Reference.load(path, FEATURE_NAMES)
+    assert asdict(again).keys() == asdict(reference).keys()
+    assert (again.kinds, again.missing.tolist(), again.levels.shape) == ({}, [0.0] * 9, (9, 0))
+    del former["columns"]  # the first ones were in the order of the table
+    np.savez_compressed(path, **former)
     assert Reference.load(path, FEATURE_NAMES).columns == FEATURE_NAMES
 
 

@@ -24,7 +24,7 @@ from tests.unit.tableloop.model.test_spatial import COLUMNS, PLACE
 
 
 def noisy(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose value is linear, with a noise that grows with the first feature tenfold."""
+    """Rows with a linear value and a noise that grows tenfold with the first feature."""
     random = np.random.default_rng(seed)
     X = random.uniform(1, 2, (rows, 8))
     return X, X.sum(axis=1) + (0.1 + 0.9 * (X[:, 0] - 1)) * random.normal(0, 1, rows)
@@ -55,9 +55,9 @@ class KnownErrors:
         if np.array_equal(X, self.calibration):
             folds = KFold(SCALE_FOLDS, shuffle=True, random_state=1)
             return np.maximum(
-                cross_val_predict(self.model.scale_, inputs, self.residuals, cv=folds), self.model.least_error
+                cross_val_predict(self.model.scale_, inputs, self.residuals, cv=folds), self.model.least_error_
             )
-        return np.maximum(self.model.scale_.predict(inputs), self.model.least_error)
+        return np.maximum(self.model.scale_.predict(inputs), self.model.least_error_)
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
@@ -141,3 +141,22 @@ def test_a_model_knows_how_far_it_was_trained_if_places_matter_to_it(model: Conf
         fitted = ConformalRegressor(estimator, COLUMNS).fit(X, y)
         np.testing.assert_array_equal(fitted.nearest_training_km(X), np.zeros(60))
     assert model.nearest_training_km(X) is None
+
+
+def test_the_least_error_comes_from_the_residuals_unless_it_is_given() -> None:
+    X, y = noisy(500, 0)
+    for factor in (1.0, 1e-9, 1e9):
+        model = ConformalRegressor(linear(), COLUMNS).fit(X, factor * y).calibrate(X, factor * y)
+        assert model.least_error_ == pytest.approx(0.1 * np.median(np.abs(factor * y - model.predict(X))))
+    exact = ConformalRegressor(linear(), COLUMNS).fit(X, 0 * y).calibrate(X, 0 * y)
+    assert exact.least_error_ > 0
+
+
+def test_a_data_frame_is_coded_and_an_array_is_coded_already() -> None:
+    X, y = noisy(500, 0)
+    kinds = {COLUMNS[0]: {"type": "string", "categories": ["low", "high"]}}
+    coded = np.column_stack([X[:, 0] > np.median(X[:, 0]), X[:, 1:]]).astype(float)
+    frame = pd.DataFrame(coded, columns=COLUMNS)
+    frame[COLUMNS[0]] = np.where(coded[:, 0] > 0, "high", "low")
+    model = ConformalRegressor(linear(), COLUMNS, kinds=kinds).fit(frame, y).calibrate(frame, y)
+    np.testing.assert_array_equal(model.predict(frame), model.predict(coded))

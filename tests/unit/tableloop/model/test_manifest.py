@@ -41,9 +41,7 @@ def test_a_manifest_that_is_none_is_refused(version: Path, content: str) -> None
         check(version)
 
 
-def test_a_missing_manifest_is_refused_but_for_versions_of_the_code_that_knew_none(version: Path) -> None:
+def test_a_missing_manifest_is_refused(version: Path) -> None:
     (version / "manifest.json").unlink()
     with pytest.raises(ManifestError, match=r"manifest\.json cannot be read: No such file"):
         check(version)
-    (version / "code/pipeline").mkdir()
-    check(version)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor
 
 from tableloop.model.price_index import PriceIndex, _groups
 from tableloop.model.spatial import SpatialFeatures
@@ -40,6 +41,22 @@ def test_old_values_follow_a_market_that_rose_in_one_part() -> None:
     assert np.median(change[old & (X[:, 6] < 35.5)]) == pytest.approx(1.5, abs=0.08)
     assert np.median(change[old & (X[:, 6] > 36.5)]) == pytest.approx(1.0, abs=0.04)
     np.testing.assert_array_equal(carried[~old], np.where(risen, 1.5 * y, y)[~old])
+
+
+@pytest.mark.parametrize("lowest_value", [0.05, None])
+def test_without_a_place_old_values_follow_those_alike(lowest_value: float | None) -> None:
+    X, y = market(900, seed=0)
+    y = y if lowest_value else y - 3.0  # of both signs
+    batch = np.repeat([0, 1], [600, 300])
+    risen = (batch == 1) & (X[:, 6] < 36)
+    now = np.where(risen, 1.5 * y if lowest_value else y + 1.0, y)
+    index = PriceIndex(HistGradientBoostingRegressor(random_state=0), 1000, 50, lowest_value)
+    carried = index.fit(X, now, batch).renew(X, now, batch)
+    change = carried / y if lowest_value else carried - y
+    old = batch == 0
+    moved, same = (1.5, 1.0) if lowest_value else (1.0, 0.0)
+    assert np.median(change[old & (X[:, 6] < 35.5)]) == pytest.approx(moved, abs=0.12)
+    assert np.median(change[old & (X[:, 6] > 36.5)]) == pytest.approx(same, abs=0.06)
 
 
 def test_where_nothing_has_changed_values_stay() -> None:

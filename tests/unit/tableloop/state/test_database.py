@@ -1,4 +1,4 @@
-"""The store: what serves, what was retrained, and a file that an older or newer code has made."""
+"""The store: what serves, the history of retrainings, and a file made by older or newer code."""
 
 from __future__ import annotations
 
@@ -9,15 +9,28 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from tableloop.state.database import KILLED, Store, StoreError
+from tableloop.state.database import KILLED, Store
+from tableloop.state.errors import StoreError
+from tableloop.state.prediction_rows import row
 
 NAMES = ("MedInc", "AveRooms")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "predictions.db", NAMES)
+def store(place: Path | str) -> Store:
+    return Store(place, NAMES)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "predictions.db"
+
+
+@pytest.fixture
+def store_of_file(file: Path) -> Store:
+    return Store(file, NAMES)
 
 
 def serving(store: Store, *events: tuple[str, str]) -> str | None:
@@ -56,11 +69,16 @@ def test_the_same_number_of_another_registry_is_another_version(store: Store) ->
     assert champion.run_id == "here"
 
 
-def test_a_store_that_is_not_there_is_empty_and_is_not_made_by_looking(store: Store) -> None:
+def test_a_store_that_is_not_there_is_empty(store: Store) -> None:
     assert store.serving_champion("Model") is None
     assert store.retrainings(5) == []
     assert store.retraining_counts() == {}
-    assert not store.path.exists()
+    assert store.newest_predictions(1) == []
+
+
+def test_a_file_is_not_made_by_looking(store_of_file: Store, file: Path) -> None:
+    assert store_of_file.retrainings(5) == []
+    assert not file.exists()
 
 
 def test_a_retraining_is_in_the_history_from_its_beginning_to_its_end(store: Store) -> None:
@@ -84,13 +102,14 @@ def test_a_retraining_that_was_killed_is_noted_by_the_next_one(store: Store) -> 
 
 def columns(store: Store) -> dict[str, bool]:
     """Return the columns of predictions, and whether each has to be given."""
-    with closing(sqlite3.connect(store.path)) as connection:
-        return {row[1]: bool(row[3]) for row in connection.execute("PRAGMA table_info(predictions)")}
+    with store.reading() as connection:
+        found = sa.inspect(connection).get_columns("predictions")
+    return {column["name"]: not column["nullable"] for column in found}
 
 
-def test_a_new_feature_is_a_new_column_and_one_that_is_gone_need_not_be_given(store: Store) -> None:
+def test_a_new_feature_is_a_new_column_and_one_that_is_gone_may_be_missing(store: Store, place: Path | str) -> None:
     store.prepare()
-    later = Store(store.path, ("AveRooms", "Pool"))
+    later = Store(place, ("AveRooms", "Pool"))
     later.prepare()
     found = columns(later)
     assert [found[name] for name in ("MedInc", "AveRooms", "Pool")] == [False, False, False]
@@ -115,16 +134,16 @@ def old_file(path: Path) -> None:
         """)
 
 
-def test_a_log_from_before_the_store_keeps_its_rows_and_takes_new_ones(store: Store) -> None:
-    old_file(store.path)
-    store.prepare()
-    found = columns(store)
+def test_a_log_from_before_the_store_keeps_its_rows_and_takes_new_ones(store_of_file: Store, file: Path) -> None:
+    old_file(file)
+    store_of_file.prepare()
+    found = columns(store_of_file)
     assert not any(found[name] for name in ("MedInc", "HouseAge", "AveRooms"))
-    with closing(sqlite3.connect(store.path)) as connection, connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         rows = connection.execute("SELECT id, prediction_id, MedInc, HouseAge, AveRooms, low FROM predictions")
         assert rows.fetchall() == [(3, "a", 2.5, 41, None, 1), (7, "b", 3, 4, None, 1)]
         assert connection.execute("SELECT * FROM feedback").fetchall() == [
-            (1, "a", 2.5, 9.5, "20260101T000000Z-0001.parquet")
+            (1, "a", 2.5, 9.5, "20260101T000000Z-0001.parquet", None, None)
         ]
         with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
             connection.execute(
@@ -133,30 +152,38 @@ def test_a_log_from_before_the_store_keeps_its_rows_and_takes_new_ones(store: St
             )
 
 
-def test_a_migration_that_is_killed_leaves_what_was_there(store: Store) -> None:
-    old_file(store.path)
-    before = columns(store)
+def test_a_migration_that_is_killed_leaves_what_was_there(store_of_file: Store, file: Path) -> None:
+    old_file(file)
+    before = columns(store_of_file)
     code = (
         "import os, sys; from pathlib import Path; from tableloop.state import database\n"
         "database._COMMON.create_all = lambda connection: os._exit(9)\n"
         "database.Store(Path(sys.argv[1]), ('MedInc',)).prepare()"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(store.path)], check=False)
+    ended = subprocess.run([sys.executable, "-c", code, str(file)], check=False)
     assert ended.returncode == 9
-    assert columns(store) == before
-    store.prepare()
-    assert "AveRooms" in columns(store)
+    assert columns(store_of_file) == before
+    store_of_file.prepare()
+    assert "AveRooms" in columns(store_of_file)
 
 
-def test_a_newer_store_is_refused_and_told(store: Store) -> None:
-    store.prepare()
-    with closing(sqlite3.connect(store.path)) as connection, connection:
-        connection.execute("UPDATE schema_version SET version = 99")
+def test_a_newer_store_is_refused_and_told(store: Store, place: Path | str) -> None:
+    with store.writing() as connection:
+        connection.exec_driver_sql("UPDATE schema_version SET version = 99")
     with pytest.raises(StoreError, match=r"version 99.*start the newer version"):
-        Store(store.path, NAMES).serving_champion("Model")
+        Store(place, NAMES).serving_champion("Model")
 
 
-def test_a_file_that_is_no_database_is_told(store: Store) -> None:
-    store.path.write_bytes(b"x" * 8192)
+def test_a_file_that_is_no_database_is_told(store_of_file: Store, file: Path) -> None:
+    file.write_bytes(b"x" * 8192)
     with pytest.raises(StoreError, match="not a database"):
-        store.retrainings(1)
+        store_of_file.retrainings(1)
+
+
+def test_a_table_of_hundreds_of_columns_is_stored(place: Path | str) -> None:
+    names = tuple(f"c{number}" for number in range(900))
+    wide = Store(place, names)
+    rows = [row(f"p{number}", "r", 1.0, "1", [float(number)] * len(names), 1.0, 0.0, 2.0) for number in range(100)]
+    with closing(wide.writer()) as writer:
+        writer.insert(rows)
+    assert len(wide.newest_predictions(1000)) == 100

@@ -32,7 +32,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def check(layout: Layout, store: Store) -> None:
-    """Everything is in the store, once, and only the service's own file is where it was."""
+    """Everything is in the store once, and only the service's own file is still in its place."""
     later, first = store.retrainings(10)
     assert (first.started_at, first.ended_at) == (1767225600.0, 1767225660.0)
     assert (first.outcome, first.version, first.reason, first.by) == ("promoted", "1", "first", "the first start")
@@ -48,8 +48,8 @@ def check(layout: Layout, store: Store) -> None:
     ]
 
 
-def test_what_was_kept_in_files_is_in_the_store_once(layout: Layout) -> None:
-    store = Store(layout.database)
+def test_what_was_kept_in_files_is_in_the_store_once(layout: Layout, place: Path | str) -> None:
+    store = Store(place)
     for _ in range(2):
         take_in(layout, store, "Model")
         check(layout, store)
@@ -57,9 +57,9 @@ def test_what_was_kept_in_files_is_in_the_store_once(layout: Layout) -> None:
 
 @pytest.mark.parametrize("moves", [0, 1, 2])
 def test_killed_before_a_file_is_moved_aside_nothing_is_doubled(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch, moves: int
+    layout: Layout, place: Path | str, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
-    store = Store(layout.database)
+    store = Store(place)
     moved: list[Path] = []
     move = former_files._move_aside
 
@@ -81,4 +81,4 @@ def test_a_state_without_such_files_is_left_alone(tmp_path: Path) -> None:
     store = Store(tmp_path / "predictions.db")
     take_in(Layout(tmp_path), store, "Model")
     assert store.retrainings(1) == []
-    assert not store.path.exists()
+    assert not store.exists()

@@ -9,7 +9,7 @@ import pytest
 
 from tableloop.state.database import Store
 from tableloop.state.label_batches import COLUMNS, batch_files, batches_md5, read_batches, take_batch
-from tableloop.state.prediction_rows import insert, insert_labels, row
+from tableloop.state.prediction_rows import Sent, row
 from tableloop.table import load_table
 
 FEATURE_NAMES = load_table().feature_names
@@ -18,23 +18,25 @@ TARGET = load_table().target
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "predictions.db")
+def store(place: Path | str) -> Store:
+    return Store(place)
 
 
 def label(store: Store, *numbers: int) -> None:
     """Store predictions and their labels."""
-    with closing(store.connect()) as connection:
+    with closing(store.writer()) as writer:
         for n in numbers:
             features = [column.example + n for column in FEATURES]
-            insert(connection, [row(f"p{n}", "r", 100.0 + n, "1", features, 2.0, 1.0, 3.0)], FEATURE_NAMES)
-            insert_labels(connection, [(f"p{n}", 2.0 + n)])
-            connection.execute("UPDATE feedback SET received_at = ? WHERE prediction_id = ?", (1000.0 + n, f"p{n}"))
+            writer.insert([row(f"p{n}", "r", 100.0 + n, "1", features, 2.0, 1.0, 3.0)])
+            writer.insert_labels([Sent(f"p{n}", 2.0 + n)], "crm", load_table())
+    with store.writing() as connection:
+        for n in numbers:
+            connection.exec_driver_sql(f"UPDATE feedback SET received_at = {1000.0 + n} WHERE prediction_id = 'p{n}'")
 
 
 def marks(store: Store) -> dict[str, str | None]:
-    with closing(store.connect()) as connection:
-        return dict(connection.execute("SELECT prediction_id, batch FROM feedback"))
+    with store.reading() as connection:
+        return dict(connection.exec_driver_sql("SELECT prediction_id, batch FROM feedback").fetchall())
 
 
 def test_every_label_becomes_a_row_of_one_batch(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Predictions with their labels as a file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tableloop.state.database import EXPORTED_AT_ONCE, Store
+from tableloop.state.layout import Layout
+from tableloop.state.prediction_rows import Sent, row
+from tableloop.table import load_table
+
+NAMES = load_table().feature_names
+ROWS = 2 * EXPORTED_AT_ONCE + 5
+BEGAN = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a prediction a second; every thousandth has a label, one of which is revoked."""
+    state = tmp_path_factory.mktemp("state")
+    store = Store(Layout(state).database)
+    rows = [row(f"p{n}", f"r{n}", BEGAN + n, "1", [float(n)] * len(NAMES), 2.0, 1.0, 3.0) for n in range(ROWS)]
+    with closing(store.writer()) as writer:
+        writer.insert(rows)
+        writer.insert_labels(
+            [Sent(f"p{n}", n / 1000, sure=True) for n in range(0, ROWS, 1000)],
+            "land registry",
+            load_table(),
+        )
+        writer.insert_labels([Sent("p1", 9.9)], "somebody", load_table())
+    store.revoke_labels("me", "false", sender="somebody")
+    return state
+
+
+def export(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.export", *arguments]
+    variables = os.environ | {"STATE_DIR": str(state)}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def test_parquet_has_every_prediction_with_its_label_and_its_types(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "all.parquet"
+    done = export(state, str(file))
+    assert done.returncode == 0, done.stderr
+    assert f"{ROWS:,} predictions exported to {file}" in done.stderr
+    frame = pd.read_parquet(file)
+    assert list(frame["prediction_id"]) == [f"p{n}" for n in range(ROWS)]
+    assert list(frame["requested_at"])[5] == datetime.fromtimestamp(BEGAN + 5, UTC)
+    assert list(frame[NAMES[0]]) == [float(n) for n in range(ROWS)]
+    assert len(frame.dropna(subset=["actual_value"])) == len(range(0, ROWS, 1000)) + 1
+    assert list(frame[["actual_value", "sender"]].iloc[2000]) == [2.0, "land registry"]
+    assert list(frame.index[frame["revoked"]]) == [1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet"]
+
+
+def test_from_and_to_choose_by_the_time_of_the_request(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "part.csv"
+    done = export(state, "--from", "2026-11-01T00:00:10", "--to", "2026-11-01T01:00:13+01:00", str(file))
+    assert done.returncode == 0, done.stderr
+    assert list(pd.read_csv(file)["prediction_id"]) == ["p10", "p11", "p12"]
+
+
+def test_stdout_is_csv_and_nothing_else(state: Path) -> None:
+    done = export(state, "--to", "2026-11-01T00:00:02", "-")
+    header, *lines = done.stdout.splitlines()
+    assert header.replace('"', "").startswith("prediction_id,request_id,requested_at,model_version,")
+    assert [line.split(",")[0] for line in lines] == ['"p0"', '"p1"']
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["rows.xlsx"], 2, "ends with neither .parquet nor .csv"),
+        ([""], 2, "ends with neither .parquet nor .csv"),
+        (["no/such/directory/rows.csv"], 1, "no/such/directory"),
+        (["--from", "yesterday", "rows.csv"], 2, "yesterday"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(state: Path, arguments: list[str], code: int, said: str) -> None:
+    done = export(state, *arguments)
+    assert done.returncode == code
+    assert said in done.stderr.splitlines()[-1]
