@@ -92,6 +92,17 @@ class RegistrySettings(BaseSettings):
         description="Address of a PostgreSQL database, `postgresql://user:password@host/name`, for the store and the "
         "tables of MLflow; empty: SQLite files in `STATE_DIR`",
     )
+    artifacts_uri: str = Field(
+        "",
+        description="Folder in object storage, `s3://bucket/folder`, for the files of runs and versions, DVC's data, "
+        "batches of labels and backups; empty: files in `STATE_DIR`. Login and endpoint are those variables of AWS "
+        "that every client of S3 reads",
+    )
+    dask_scheduler: str = Field(
+        "",
+        description="Address of a Dask scheduler, `tcp://host:8786`, on whose workers trainings and the scoring of "
+        "files run; empty: processes of this machine",
+    )
     mlflow_port: Port = Field(5002, description="Port of the MLflow server")
     bind_address: Address = Field(
         "127.0.0.1",
@@ -138,6 +149,22 @@ class RegistrySettings(BaseSettings):
                     "an address such as postgresql://user:password@host:5432/name is needed; what is no letter or "
                     "digit in the password is written as in other addresses, a / as %2F"
                 )
+        return value
+
+    @field_validator("artifacts_uri")
+    @classmethod
+    def _is_s3(cls, value: str) -> str:
+        if value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*/?", value):
+            raise ValueError(
+                "a bucket and a folder are needed, such as s3://bucket/folder; the endpoint is in AWS_ENDPOINT_URL"
+            )
+        return value.rstrip("/")
+
+    @field_validator("dask_scheduler")
+    @classmethod
+    def _is_a_scheduler(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(tcp|tls)://[A-Za-z0-9._-]+:\d+|(tcp|tls)://\[[0-9A-Fa-f:]+\]:\d+", value):
+            raise ValueError("an address such as tcp://host:8786 is needed")
         return value
 
     @field_validator("mlflow_tracking_uri")

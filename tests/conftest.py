@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from tests import s3
 from tests.integration.conftest import ROOT, Appliance
 from tests.postgres import Postgres, installed
+from tests.s3 import S3Server
 
 # OpenMP's threads spin while they wait for a core that somebody else has: on a busy machine one thread is ten times
 # as fast. Set before anything loads it.
@@ -117,6 +119,39 @@ def new_postgres(free_port: Callable[[], int]) -> Iterator[Callable[..., Postgre
 def postgres(new_postgres: Callable[..., Postgres]) -> Postgres:
     """Return a server that runs as long as the tests do, and does not wait for the disk."""
     return new_postgres("-c", "fsync=off")
+
+
+@pytest.fixture(scope="session")
+def new_s3(free_port: Callable[[], int]) -> Iterator[Callable[[], S3Server]]:
+    """Return a function that starts an S3 server; all end stopped."""
+    binary = s3.program()
+    if binary is None:
+        pytest.skip("NOT RUN: there is no S3 server (versitygw) on PATH, and no Go to build one with")
+    made: list[S3Server] = []
+    with tempfile.TemporaryDirectory(prefix="s3-", dir="/tmp") as directory:
+
+        def make() -> S3Server:
+            made.append(S3Server(binary, Path(directory) / str(len(made)), free_port()))
+            made[-1].start()
+            return made[-1]
+
+        yield make
+        for server in made:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(new_s3: Callable[[], S3Server]) -> S3Server:
+    """Return a server that runs as long as the tests do."""
+    return new_s3()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of an empty folder of object storage; this process may use it."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.new_bucket()
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL"])
