@@ -467,7 +467,7 @@ class Retraining(BaseModel):
     id: int = about("Its number", 3)
     started_at: Time = about("When it started, UTC")
     ended_at: Time | None = about("When it ended, UTC; null while it runs")
-    trigger: str = about("`start`, `user` or `drift`", "drift")
+    trigger: str = about("`start`, `user`, `drift` or `schedule`", "drift")
     cause: str = about("Why it was started", f"drift: {FIRST.name} up (median 3.535 to 4.12, PSI 0.31)")
     by: str = about("Who started it", "the drift monitor")
     outcome: Literal["promoted", "rejected", "unchanged", "failed"] | None = about("The result; null while it runs")

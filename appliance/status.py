@@ -44,7 +44,12 @@ HEALTHY, DEGRADED, STOPPED = 0, 1, 3
 HEADER = ("service", "state", "pid", "uptime", "memory", "address")
 RIGHT_ALIGNED = ("pid", "uptime", "memory")
 WITHOUT_ADDRESS = ("drift-monitor", "watchdog")
-TRIGGERS = {"start": "the first start", "user": "make retrain", "drift": "the drift monitor"}
+TRIGGERS = {
+    "start": "the first start",
+    "user": "make retrain",
+    "drift": "the drift monitor",
+    "schedule": "the schedule",
+}
 
 Cells = Sequence[str]
 

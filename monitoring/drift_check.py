@@ -5,8 +5,9 @@ It reads the store by its primary keys, so its time does not depend on how many 
 
 The drift monitor runs it with ``--retraining``, as a process of its own: what scikit-learn and SQLAlchemy take in
 memory goes when it ends. Then it also decides what follows, keeps that in the store, and tells the monitor as JSON:
-"says" in words, "start" (why a retraining is to be started, or null), "again_at" (unix seconds, when a check is due
-though nothing is new, or null) and "ended" (how the monitor's retraining ended, if it did).
+"says" in words, "start" (why a retraining is to be started, or null), "trigger" (what it is started by), "again_at"
+(unix seconds, when a check is due though nothing is new, or null) and "ended" (how the monitor's retraining ended, if
+it did).
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import yaml
 
-from monitoring.drift_decision import Memory, after_retraining, decide, iso
+from monitoring.drift_decision import Memory, after_retraining, decide, iso, on_schedule
 from tableloop.drift.levels import with_unknown
 from tableloop.drift.report import as_text
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error
 from tableloop.model.coding import Coding
+from tableloop.schedule import next_time
 from tableloop.settings import Settings, load_settings
-from tableloop.state.database import Predicted, Store
+from tableloop.state.database import Predicted, Retraining, Store
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.local_copy import local_copy
@@ -103,6 +105,8 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
     history = store.retrainings(NEWEST_RETRAININGS)
     last = next((item.ended_at for item in history if item.trigger != "start" and item.ended_at), None)
     decision = decide(memory, report, now=now, last_retraining=last, on=settings.retrain_on_drift)
+    due = _due(settings.retrain_every, history, memory)
+    decision = on_schedule(decision, settings.retrain_every, due, now)
     memory = decision.memory
     if decision.start is not None:
         # In the store first: whoever is started after a kill knows that there was one.
@@ -122,7 +126,21 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
         ended = "another retraining runs: tries again later"
     elif ended and history:
         ended = f"the retraining has ended: {history[0].outcome}, {history[0].reason}"
-    return {"says": decision.says, "start": decision.start, "again_at": decision.pauses_until, "ended": ended}
+    times = [at for at in (decision.pauses_until, due if decision.start is None else None) if at is not None]
+    return {
+        "says": decision.says,
+        "start": decision.start,
+        "trigger": decision.trigger,
+        "again_at": min(times, default=None),
+        "ended": ended,
+    }
+
+
+def _due(schedule: str, history: list[Retraining], memory: Memory) -> float | None:
+    """Return when the schedule asks for the next retraining; None without one, and before the first training."""
+    last = [item.ended_at or item.started_at for item in history[:1]]  # one that was killed has no end
+    last += [memory.tried_at] if memory.tried_at is not None else []
+    return next_time(schedule, max(last)) if schedule and last else None
 
 
 def load_policy() -> Policy:

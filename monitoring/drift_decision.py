@@ -10,6 +10,8 @@ from typing import Any
 from tableloop.figures import error_figure
 from tableloop.state.locks import BUSY
 
+DRIFT, SCHEDULE = "drift", "schedule"  # what a retraining of the monitor's is started by
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -37,7 +39,7 @@ class Memory:
 class Decision:
     """What follows from a report: what to remember, what to start a retraining for, if so, and the words for it.
 
-    Until ``pauses_until`` (unix seconds) none is started, whatever is found.
+    Until ``pauses_until`` (unix seconds) none is started, whatever is found. ``trigger`` is of one that is started.
     """
 
     memory: Memory
@@ -45,6 +47,7 @@ class Decision:
     waits_for: tuple[str, ...]
     says: str
     pauses_until: float | None = None
+    trigger: str = DRIFT
 
 
 def after_retraining(memory: Memory, code: int | None, now: float) -> Memory:
@@ -98,6 +101,18 @@ def decide(
         text = f"{why}; before it retrains it waits for {', '.join(waits)}"
         return Decision(memory, None, tuple(waits), text, pause)
     return Decision(memory, why, (), f"retrains: {why}")
+
+
+def on_schedule(decision: Decision, schedule: str, due: float | None, now: float) -> Decision:
+    """Return the decision when a retraining is due at ``due`` (unix seconds) whatever the report says.
+
+    One that runs already is not joined by another.
+    """
+    memory = decision.memory
+    if due is None or due > now or decision.start is not None or memory.retraining_since is not None:
+        return decision
+    why = f"RETRAIN_EVERY={schedule}: due at {iso(due)}"
+    return Decision(memory, why, (), f"retrains: {why}", trigger=SCHEDULE)
 
 
 def _count(memory: Memory, report: Mapping[str, Any]) -> Memory:

@@ -27,7 +27,7 @@ from tableloop.state.sqlite_rows import newest
 
 CHECK = (sys.executable, "-m", "monitoring.drift_check", "--retraining")
 NEWEST = (sys.executable, "-m", "tableloop.state.postgres_rows")
-RETRAIN = (sys.executable, "-m", "pipeline.retrain", "--trigger", "drift", "--reason")
+RETRAIN = (sys.executable, "-m", "pipeline.retrain")
 LONGEST_QUESTION = 10.0  # seconds
 LONGEST_CHECK = 60.0  # seconds
 LONGEST_RETRAINING = 7200.0
@@ -78,7 +78,8 @@ class Monitor:
         if answer["ended"]:
             self._say(answer["ended"])
         if answer["start"] is not None:
-            self._training = subprocess.Popen([*RETRAIN, answer["start"]], stdin=subprocess.DEVNULL)
+            command = [*RETRAIN, "--trigger", answer["trigger"], "--reason", answer["start"]]
+            self._training = subprocess.Popen(command, stdin=subprocess.DEVNULL)
             self._training_since = time.monotonic()
         self._say(answer["says"])
 

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tableloop.credentials import basic
 from tableloop.host_names import own_host, with_port
+from tableloop.schedule import next_time
 from tableloop.table import SHIPPED, load_table
 
 OF_NO_PROCESS = {"admin_password", "alert_webhook_url", "alert_smtp_password"}  # what a start writes to files
@@ -354,8 +355,20 @@ class Settings(RegistrySettings):
         description="`on` or `off`: the drift monitor retrains by itself when drift lasts and there are enough new "
         "labels; off, it only says so",
     )
+    retrain_every: str = Field(
+        "",
+        description="Retrains on a schedule too: a period since the last retraining, such as `12h` or `7d`, or a "
+        "cron line in UTC, such as `0 3 * * 1` for Mondays at three; empty: not by the clock",
+    )
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
     test_mode: bool = Field(False, description="`1`: the service answers from a tiny dummy model, without MLflow")
+
+    @field_validator("retrain_every")
+    @classmethod
+    def _is_a_schedule(cls, value: str) -> str:
+        if value:
+            next_time(value, 0.0)
+        return value
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Settings:

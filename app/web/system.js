@@ -15,7 +15,12 @@ const TITLES = {
   "drift-monitor": "Drift monitor",
 };
 const WORDS = { up: "up", down: "down", starting: "starting", missing: "not installed", unknown: "not known" };
-const TRIGGERS = { start: "first training", user: "started by hand", drift: "started by the drift monitor" };
+const TRIGGERS = {
+  start: "first training",
+  user: "started by hand",
+  drift: "started by the drift monitor",
+  schedule: "started by the schedule",
+};
 const DRIFT = { drift: "bad", "no drift": "good", "check failed": "bad" };
 
 let before = null; // the overview shown now

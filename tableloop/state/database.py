@@ -31,7 +31,8 @@ VERSION: Final = 2  # of the schema; the one without a number is that of the pre
 KEPT_REPORTS: Final = 10
 EXPORTED_AT_ONCE: Final = 10_000
 KILLED: Final = "it was killed before it could say how it ended"
-BEGAN_BY: Final = {"start": "the first start", "drift": "the drift monitor"}  # by trigger; a user has a name
+# By trigger; a user has a name.
+BEGAN_BY: Final = {"start": "the first start", "drift": "the drift monitor", "schedule": "the schedule"}
 PROMOTED, ROLLED_BACK, SERVES, REFUSED = "promoted", "rolled back", "serves", "refused"
 
 _FIXED: Final = {"id", *columns(())}  # columns of predictions in every table
@@ -134,8 +135,9 @@ class Serving(NamedTuple):
 class Retraining(NamedTuple):
     """One retraining; times in unix seconds. One that runs, or was killed, has no end, outcome and reason.
 
-    ``trigger`` is "start", "user" or "drift", ``cause`` why it began, ``by`` who began it. ``outcome`` is "promoted",
-    "rejected", "unchanged" or "failed", ``reason`` why; ``version`` is None after a failure. ``seconds`` by stage.
+    ``trigger`` is "start", "user", "drift" or "schedule", ``cause`` why it began, ``by`` who began it. ``outcome`` is
+    "promoted", "rejected", "unchanged" or "failed", ``reason`` why; ``version`` is None after a failure. ``seconds``
+    by stage.
     """
 
     id: int

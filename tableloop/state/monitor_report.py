@@ -43,7 +43,7 @@ def current_report(store: Store, layout: Layout) -> dict[str, Any] | None:
     if report is None:
         return None
     newest = next(iter(store.retrainings(1)), None)
-    running = newest is not None and newest.ended_at is None and newest.trigger == "drift"
+    running = newest is not None and newest.ended_at is None and newest.trigger in {"drift", "schedule"}
     report["monitor"]["retraining"] = running and bool(
         retraining_lock_holder(layout, database_url=store.database_url)
     )

@@ -22,7 +22,7 @@ import pytest
 from app.prediction_writer import PredictionLog
 from tableloop.drift.statistics import REFERENCE_FILE, Matrix, make_reference
 from tableloop.state import prediction_rows
-from tableloop.state.database import Retraining, Store
+from tableloop.state.database import Retraining, Store, retrainings
 from tableloop.state.layout import Layout
 from tableloop.state.locks import retraining_lock
 from tableloop.state.monitor_report import current_report
@@ -40,6 +40,7 @@ class World:
     state: Path
     place: Path | str  # of the store
     on: str = "on"
+    every: str = ""
     predicted: int = 0
     process: subprocess.Popen[bytes] | None = None
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(5))
@@ -82,6 +83,7 @@ class World:
             name: os.environ[name] for name in ("PATH", "HOME", "PYTHONDONTWRITEBYTECODE") if name in os.environ
         }
         environment |= {"STATE_DIR": str(self.state), "DRIFT_INTERVAL_SECONDS": "0.2", "RETRAIN_ON_DRIFT": self.on}
+        environment |= {"RETRAIN_EVERY": self.every}
         if isinstance(self.place, str):
             environment["DATABASE_URL"] = self.place
         with (self.state / "console").open("ab") as console:
@@ -191,6 +193,20 @@ def test_a_restart_goes_on_counting_and_off_only_tells(world: World) -> None:
     world.windows(3)
     assert world.says().endswith("it waits for RETRAIN_ON_DRIFT=on")
     assert world.history() == []
+
+
+def test_a_schedule_retrains_without_drift_and_labels(world: World) -> None:
+    world.on, world.every = "off", "1m"
+    store = Store(world.place)
+    store.end_retraining(store.begin_retraining("start", "", "the first start"), "promoted", "1", "the first", {})
+    with store.writing() as connection:
+        connection.execute(retrainings.update().values(started_at=time.time() - 58, ended_at=time.time() - 57))
+    world.start()
+    wait_until(lambda: world.history()[0].trigger == "schedule", 60, "the retraining")
+    wait_until(lambda: world.history()[0].outcome == "failed", 60, "its end")  # there is no registry
+    assert world.history()[0].by == "the schedule"
+    assert world.history()[0].cause.startswith("RETRAIN_EVERY=1m: due at ")
+    assert len(world.history()) == 2
 
 
 def test_it_is_small_and_runs_no_check_when_nothing_is_new(world: World) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.drift_decision import Memory, decide
+from monitoring.drift_decision import DRIFT, SCHEDULE, Memory, decide, on_schedule
 
 POLICY = {
     "window": 1000, "sustained": 3, "fresh_share": 0.25, "live_labels": 200, "live_margin": 0.25, "new_labels": 200,
@@ -125,3 +125,17 @@ def test_it_says_until_when_it_pauses_even_when_there_is_nothing_to_do() -> None
     drifting = decide(Memory(), report(0), now=NOW, last_retraining=NOW - 600, on=True)
     assert drifting.pauses_until == NOW + 3000
     assert decide(Memory(), report(0), now=NOW, last_retraining=NOW - 3600, on=True).pauses_until is None
+
+
+def scheduled(due: float | None, *, running: bool = False, status: str = "no drift") -> tuple[str | None, str]:
+    memory = Memory(retraining_since=NOW - 5 if running else None)
+    decision = decide(memory, report(0, status, labels=0), now=NOW, last_retraining=NOW - 60, on=False)
+    decision = on_schedule(decision, "7d", due, NOW)
+    return decision.start, decision.trigger
+
+
+def test_a_schedule_needs_neither_drift_nor_labels() -> None:
+    assert scheduled(NOW - 1) == ("RETRAIN_EVERY=7d: due at 1970-01-12T13:46:39+00:00", SCHEDULE)
+    assert scheduled(NOW + 1) == (None, DRIFT)
+    assert scheduled(None) == (None, DRIFT)
+    assert scheduled(NOW - 1, running=True) == (None, DRIFT)
