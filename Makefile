@@ -93,6 +93,12 @@ export:  ## write predictions with labels into FILE (.parquet or .csv, - is stdo
 rollback:  ## give the alias back to the version that served before (REASON="...")
 	@./entrypoint.sh python -m pipeline.rollback --reason "$(REASON)"
 
+promote:  ## let a version serve that waits for it with PROMOTE=ask, or any other (VERSION=n REASON="...")
+	@./entrypoint.sh python -m pipeline.promote "$(VERSION)" --reason "$(REASON)"
+
+reject:  ## let no retraining promote a version, now or later (VERSION=n REASON="...")
+	@./entrypoint.sh python -m pipeline.promote "$(VERSION)" --reject --reason "$(REASON)"
+
 reproduce:  ## build a registered version again and compare its metrics (VERSION=n)
 	@./entrypoint.sh python -m pipeline.reproduce "$(VERSION)"
 

@@ -15,7 +15,7 @@ from tableloop.state.layout import Layout
 from tableloop.state.monitor_report import current_report
 
 NO_REPORT: Final = "no drift check has been made yet; the drift monitor makes the first within a minute"
-OUTCOMES: Final = ("promoted", "rejected", "unchanged", "failed")
+OUTCOMES: Final = ("promoted", "waiting", "rejected", "unchanged", "failed")
 _PER_FEATURE: Final = {
     "feature_drift_psi": ("psi", "Population stability index of the newest predictions"),
     "feature_drift_ks_pvalue": (

@@ -470,7 +470,9 @@ class Retraining(BaseModel):
     trigger: str = about("`start`, `user`, `drift` or `schedule`", "drift")
     cause: str = about("Why it was started", f"drift: {FIRST.name} up (median 3.535 to 4.12, PSI 0.31)")
     by: str = about("Who started it", "the drift monitor")
-    outcome: Literal["promoted", "rejected", "unchanged", "failed"] | None = about("The result; null while it runs")
+    outcome: Literal["promoted", "waiting", "rejected", "unchanged", "failed"] | None = about(
+        "The result; null while it runs"
+    )
     version: str | None = about("The version that was trained, or found to be the same", "2")
     reason: str | None = about("The reason for the result", "test RMSE 0.361 against 0.367 of version 1")
     seconds: dict[str, float] = about(

@@ -7,8 +7,8 @@
 - Without them the old test rows decide: the challenger's RMSE may be larger by the tolerance at most.
 - Both figures are reported, whichever decides. A changed market makes a model that knows it worse on the old rows,
   but not by more than ``most_fall`` times: further than that only a person goes.
-- The first version passes. A version that was rolled back does not pass again, and no version passes a champion that
-  could not be scored: a gate that cannot judge says no.
+- The first version passes. A version that was rolled back or rejected by hand does not pass again, and no version
+  passes a champion that could not be scored: a gate that cannot judge says no.
 - A person may overrule all of that with a reason, but not a compiled scorer that answers otherwise than the model.
 """
 
@@ -32,7 +32,7 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate says: "promoted", "rejected" or "unchanged", and on what figures."""
+    """What the gate says: "promoted", "waiting", "rejected" or "unchanged", and on what figures."""
 
     gate: str
     reason: str
@@ -56,6 +56,7 @@ class Challenger:
     serves: bool = False  # it is the champion itself
     scorer_failure: str | None = None  # why its compiled scorer is not sound
     rolled_back: str | None = None  # why its users wanted the former version again
+    rejected: str | None = None  # who did not want it, and why
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,17 @@ def decide(
     )
 
 
+def ask_first(decision: Decision, version: str) -> Decision:
+    """Return the decision where a person has the last word: what would be promoted waits.
+
+    The first version does not wait, as nothing would serve.
+    """
+    if decision.gate != "promoted" or decision.champion_version is None:
+        return decision
+    question = f"make promote VERSION={version} or make reject VERSION={version}"
+    return replace(decision, gate="waiting", reason=f"{decision.reason}. It waits for {question}")
+
+
 def decide_unscored(challenger: Challenger, champion_version: str | None) -> Decision | None:
     """Return the decision where it does not depend on the champion's scores, else None."""
     rmse = challenger.test_rmse
@@ -132,6 +144,9 @@ def decide_unscored(challenger: Challenger, champion_version: str | None) -> Dec
         return Decision("rejected", challenger.scorer_failure, rmse, champion_version=champion_version)
     if challenger.rolled_back is not None:
         reason = f"it was rolled back: {challenger.rolled_back}"
+        return Decision("rejected", reason, rmse, champion_version=champion_version)
+    if challenger.rejected is not None:
+        reason = f"it was rejected {challenger.rejected}"
         return Decision("rejected", reason, rmse, champion_version=champion_version)
     if champion_version is None:
         return Decision("promoted", "no version served before", rmse)

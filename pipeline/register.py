@@ -25,7 +25,18 @@ from mlflow.entities.model_registry import ModelVersion
 from sklearn.metrics import root_mean_squared_error
 from skops import io as skops_io
 
-from pipeline.gate import Challenger, Decision, Forced, Held, Limits, NotScored, Scores, decide, decide_unscored
+from pipeline.gate import (
+    Challenger,
+    Decision,
+    Forced,
+    Held,
+    Limits,
+    NotScored,
+    Scores,
+    ask_first,
+    decide,
+    decide_unscored,
+)
 from pipeline.mlflow_runs import (
     SCORER,
     Candidate,
@@ -65,6 +76,8 @@ from tableloop.table import load_table
 from tableloop.version_files import VersionFilesError
 
 ROLLED_BACK = "rolled_back"  # tag of a version: why its users wanted the former one again
+REJECTED = "rejected_by_hand"  # tag of a version: who did not want it, and why
+SHADOW = "Shadow"  # alias of the version that waits
 REPLACED = "replaced_version"  # tag of a version: which one served before it
 PARTS = ("train", "validation", "test", "feedback")
 
@@ -101,6 +114,7 @@ def main() -> None:
         serves=champion is not None and (champion.version, champion.run_id) == (version.version, version.run_id),
         scorer_failure=version.tags["scorer_reason"] if version.tags.get(SCORER) == "failed" else None,
         rolled_back=version.tags.get(ROLLED_BACK),
+        rejected=version.tags.get(REJECTED),
     )
     scores = None
     if champion is not None and decide_unscored(challenger, champion.version) is None:
@@ -108,7 +122,10 @@ def main() -> None:
         scores = _score(client, champion, _read_model(best), settings=settings, parts=parts, least=least)
     serving = champion.version if champion else None
     limits = Limits(params["register"]["tolerance"], params["register"]["most_fall"])
-    decision = decide(challenger, serving, scores, limits, _read_forced())
+    forced = _read_forced()
+    decision = decide(challenger, serving, scores, limits, forced)
+    if settings.promote == "ask" and forced is None:
+        decision = ask_first(decision, version.version)
     _apply(client, version, alias, decision, champion)
     if decision.gate == "promoted":
         store.record_serving(model, version.version, version.run_id, PROMOTED, decision.reason)
@@ -301,7 +318,10 @@ def _apply(
         if decision.champion_version:
             client.set_model_version_tag(model, version.version, REPLACED, decision.champion_version)
         client.set_registered_model_alias(model, alias, version.version)
-    elif champion and champion.tags is not None and find_version(client, model, alias) is None:
+        return
+    if decision.gate == "waiting":
+        client.set_registered_model_alias(model, SHADOW, version.version)
+    if champion and champion.tags is not None and find_version(client, model, alias) is None:
         client.set_registered_model_alias(model, alias, champion.version)
 
 

@@ -132,6 +132,11 @@ class RegistrySettings(BaseSettings):
         "`STATE_DIR`, made at the first start",
     )
 
+    promote: Literal["auto", "ask"] = Field(
+        "auto",
+        description="What becomes of a new version that passes the gate: `auto`, it serves; `ask`, it waits for "
+        "`make promote` or `make reject`",
+    )
     retrain_from_scratch: bool = Field(
         False, description="`on`: train every candidate, also where nothing has changed since it was trained last"
     )

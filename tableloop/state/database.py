@@ -136,8 +136,8 @@ class Retraining(NamedTuple):
     """One retraining; times in unix seconds. One that runs, or was killed, has no end, outcome and reason.
 
     ``trigger`` is "start", "user", "drift" or "schedule", ``cause`` why it began, ``by`` who began it. ``outcome`` is
-    "promoted", "rejected", "unchanged" or "failed", ``reason`` why; ``version`` is None after a failure. ``seconds``
-    by stage.
+    "promoted", "waiting", "rejected", "unchanged" or "failed", ``reason`` why; ``version`` is None after a failure.
+    ``seconds`` by stage.
     """
 
     id: int

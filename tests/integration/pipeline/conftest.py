@@ -53,6 +53,7 @@ class Project:
     uri: str
     model: str = "HousePriceModel"
     database_url: str = ""  # of the store
+    promote: str = "auto"
 
     @property
     def store(self) -> Store:
@@ -65,7 +66,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         own = {"STATE_DIR": str(self.state), "MLFLOW_TRACKING_URI": self.uri, "MODEL_NAME": self.model}
-        own["DATABASE_URL"] = self.database_url
+        own |= {"DATABASE_URL": self.database_url, "PROMOTE": self.promote}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return os.environ | QUIET | own | {"PATH": path}
 

@@ -56,6 +56,37 @@ def test_a_deleted_alias_is_given_back_to_what_serves(serving: Project) -> None:
     assert (report["gate"], report["champion_version"], serves(serving)) == ("rejected", "1", "1")
 
 
+def test_a_version_waits_until_a_person_promotes_or_rejects_it(serving: Project) -> None:
+    serving.promote = "ask"
+    serving.change("register", tolerance=9.0)  # worse passes
+    worsen(serving)
+    serving.retrain()
+    report, client = registration(serving), client_of(serving)
+    assert (report["gate"], report["version"], report["serving_version"]) == ("waiting", "2", "1")
+    assert client.get_model_version_by_alias(serving.model, "Shadow").version == "2"
+    assert serves(serving) == "1"
+
+    code, output = serving.run("promote", "2", "--reason", "agreed")
+    assert (code, output) == (0, "version 2 serves instead of 1: agreed\n")
+    assert serves(serving) == "2"
+    version = client.get_model_version(serving.model, "2")
+    assert version.aliases == ["Production"]
+    assert version.tags["gate_promoted_by"].endswith(": agreed")
+    assert serving.run("promote", "2")[1] == "version 2: it serves already\n"
+    assert "make rollback" in serving.run("promote", "2", "--reject")[1]
+    assert serving.run("rollback")[0] == 0  # knows what served before
+    assert serves(serving) == "1"
+
+    code, output = serving.run("promote", "2", "--reject", "--reason", "not now")
+    assert (code, output) == (0, "version 2 is rejected: not now\n")
+    client.delete_model_version_tag(serving.model, "2", "rolled_back")
+    serving.retrain()
+    report = registration(serving)
+    assert report["gate"] == "rejected"
+    assert report["reason"].endswith(": not now")
+    assert "no such version" in serving.run("promote", "7")[1]
+
+
 @pytest.fixture
 def damaged(serving: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """Yield the project while the model file of its version is another; other tests have versions of the same run."""

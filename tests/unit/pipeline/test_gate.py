@@ -14,6 +14,7 @@ from pipeline.gate import (
     Limits,
     NotScored,
     Scores,
+    ask_first,
     decide,
     decide_unscored,
     judge,
@@ -46,6 +47,19 @@ def test_an_unsound_scorer_is_rejected_even_when_forced(champion: str | None, fo
 def test_a_version_that_was_rolled_back_does_not_pass_again() -> None:
     decision = decide(replace(CHALLENGER, rolled_back="slow"), "7", WORSE, LIMITS)
     assert (decision.gate, decision.reason) == ("rejected", "it was rolled back: slow")
+
+
+def test_a_version_that_was_rejected_by_hand_does_not_pass_again() -> None:
+    decision = decide(replace(CHALLENGER, rejected="by ada: not now"), "7", BETTER, LIMITS)
+    assert (decision.gate, decision.reason) == ("rejected", "it was rejected by ada: not now")
+
+
+def test_what_would_be_promoted_waits_where_a_person_has_the_last_word() -> None:
+    decision = ask_first(decide(CHALLENGER, "7", BETTER, LIMITS), "8")
+    assert decision.gate == "waiting"
+    assert decision.reason.endswith("It waits for make promote VERSION=8 or make reject VERSION=8")
+    assert ask_first(decide(CHALLENGER, "7", WORSE, LIMITS), "8").gate == "rejected"
+    assert ask_first(decide(CHALLENGER, None, None, LIMITS), "8").gate == "promoted"  # else nothing would serve
 
 
 def test_a_champion_that_cannot_be_scored_is_a_failed_gate() -> None:
