@@ -21,8 +21,8 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+from pipeline.fitting import new_model, setting_of
 from pipeline.stage_runner import load_params, raw_data
-from pipeline.train import new_model, setting_of
 from tableloop.evaluation.extrapolation import across_line, by_distance
 from tableloop.model.candidates import Setting, build
 from tableloop.model.conformal import as_matrix

@@ -17,8 +17,8 @@ import pandas as pd
 from sklearn.metrics import root_mean_squared_error
 from threadpoolctl import threadpool_limits
 
+from pipeline.fitting import new_index, new_model
 from pipeline.stage_runner import load_params
-from pipeline.train import new_index, new_model
 from scenarios.market import Market, split_rows
 from tableloop.model.conformal import as_matrix
 from tableloop.model.spatial import OffsetRegressor, SpatialFeatures

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from pipeline.fitting import fit_candidate
 from pipeline.stage_runner import load_params
-from pipeline.train import fit_candidate
 from scenarios.market import split_rows
 from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_export import compile_model

@@ -21,9 +21,10 @@ import yaml
 from sklearn.metrics import root_mean_squared_error
 from threadpoolctl import threadpool_limits
 
+from pipeline.fitting import completed, refit_winner
 from pipeline.preprocess import check, read_raw, split
 from pipeline.stage_runner import best_of
-from pipeline.train import completed, fit_all, refit_winner
+from pipeline.train import fit_all
 from tableloop.model.coding import Matrix
 from tableloop.model.design import Design
 from tableloop.table import SHIPPED, Table, load_table

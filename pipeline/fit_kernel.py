@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.fitting import setting_of
 from pipeline.preprocess import check, split
 from pipeline.stage_runner import load_params, raw_data
-from pipeline.train import setting_of
 from tableloop.model.conformal import as_matrix
 from tableloop.model.kernel_search import START, Kernel, fit_kernel, leave_one_out_error
 from tableloop.table import load_table

@@ -28,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipeline.build_version import build_version
+from pipeline.code_identity import code_digest
 from pipeline.git_commit import source_commit
 from pipeline.stage_runner import REPORTS, raw_data
 from tableloop.credentials import ADMIN, read_password
@@ -123,7 +124,7 @@ def read_lineage() -> Lineage:
         feedback_md5=batches_md5([*batches, *revocations]) if batches else "",
         revocations=len(revocations),
         data_md5=hashlib.md5(raw_data(load_table()).read_bytes(), usedforsecurity=False).hexdigest(),
-        code_digest=_code_digest(),
+        code_digest=code_digest(Path(), _declared_code()),
         git_commit=source_commit(Path()),
         requirements=tuple(f"{name}=={installed_version(name)}" for name in LIBRARIES),
     )
@@ -437,17 +438,11 @@ def _drift_reference(
     return make_reference(coded, model.predict(unseen), rmse, columns=model.columns, kinds=coding.kinds)
 
 
-def _code_digest() -> str:
-    """Return a digest of the source files that dvc.yaml declares for what makes the models."""
+def _declared_code() -> list[str]:
+    """Return the source files and folders that dvc.yaml declares for what makes the models."""
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     declared = {name for stage in ("preprocess", "train") for name in stages[stage]["deps"]}
-    files = {
-        file.as_posix()
-        for name in declared
-        if name.startswith(("pipeline/", "tableloop/"))
-        for file in ([Path(name)] if name.endswith(".py") else Path(name).rglob("*.py"))
-    }
-    return _digest(b"\0".join(name.encode() + b"\0" + Path(name).read_bytes() for name in sorted(files)))
+    return [name for name in declared if name.startswith(("pipeline/", "tableloop/"))]
 
 
 def _digest(content: bytes) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,7 @@ from tableloop.table import Table
 Vector = npt.NDArray[np.float64]
 
 
-def write_plots(
-    directory: Path,
+def draw_plots(
     model: ConformalRegressor,
     test: pd.DataFrame,
     table: Table,
@@ -28,9 +27,8 @@ def write_plots(
     importance_rows: int,
     repeats: int,
     seed: int,
-) -> None:
-    """Write residuals.png, predicted_against_actual.png and permutation_importance.png of the test rows."""
-    directory.mkdir(parents=True, exist_ok=True)
+) -> dict[str, bytes]:
+    """Return residuals.png, predicted_against_actual.png and permutation_importance.png of the test rows."""
     actual, predicted = test[table.target_name].to_numpy(np.float64), model.predict(test)
     names, unit = table.feature_names, table.target.unit
     sample = test.head(importance_rows)
@@ -49,12 +47,16 @@ def write_plots(
             axes, names, importance.importances_mean, importance.importances_std
         ),
     }
+    files = {}
     for name, draw in plots.items():
         # No pyplot: it keeps every figure and the chosen backend in the state of the process.
         figure = Figure(figsize=(6, 4.5), layout="tight")
         draw(figure.add_subplot())
         FigureCanvasAgg(figure)
-        figure.savefig(directory / f"{name}.png")
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        files[f"{name}.png"] = content.getvalue()
+    return files
 
 
 def _residuals(axes: Axes, actual: Vector, predicted: Vector, unit: str) -> None:

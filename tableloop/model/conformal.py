@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ SCALE_FOLDS = 5
 MOST_RESIDUALS = 50_000  # more of them say no more of the width of intervals
 LEAST_PART = 0.1
 LEAST_LABELLED = 100  # with fewer, their own quantile says less than that of all rows
+
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # as `map`
+Numbers = npt.NDArray[np.int64]
+Part = npt.NDArray[np.intp]
 
 
 class ConformalRegressor(RegressorMixin, BaseEstimator):
@@ -71,11 +76,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
     def fit(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
         """Train the estimator on rows of shape (n, columns) and targets of shape (n,)."""
         targets = np.asarray(y, dtype=np.float64)
-        self.estimator.fit(self._coded(X), targets)
-        self.lowest_, self.highest_ = float(targets.min()), float(targets.max())
-        self.n_features_in_ = len(self.columns)
-        self.feature_names_in_ = np.array(self.columns, dtype=object)
-        return self
+        return self._around(self.estimator.fit(self._coded(X), targets), targets)
 
     def calibrate(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
         """Learn the width of the intervals from rows that ``fit`` has not seen."""
@@ -90,6 +91,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         index: PriceIndex | None = None,
         batch: npt.ArrayLike | None = None,
         most_rows: int | None = None,
+        run: Run = map,
     ) -> ConformalRegressor:
         """Train on all rows, and learn the width of the intervals from models of folds that left the row out.
 
@@ -101,26 +103,27 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
         (batch 1 and later) alone set the factor of the intervals, if there are `LEAST_LABELLED` of them.
 
         Of more than ``most_rows`` rows, the intervals come from so many, the labelled ones first.
+
+        ``run`` maps a function over the folds, and another over all rows. It may do so on other processes: the result
+        is the same.
         """
         rows, targets = self._coded(X), np.asarray(y, dtype=np.float64)
         numbers = np.zeros(len(rows), dtype=np.int64) if batch is None else np.asarray(batch, dtype=np.int64)
+        known = _Known(rows, targets, numbers)
         part = _drawn(numbers > 0, most_rows)
-        values, present = np.empty(len(part)), targets[part]
+        splits = list(KFold(FOLDS, shuffle=True, random_state=0).split(part))
+        folds = [(part[kept], part[left_out]) for kept, left_out in splits]
+        of_folds = run(partial(_left_out, clone(self.estimator), known, index), folds)
+        of_all = run(partial(_fitted, self.estimator, known), [index])
+        values, present = np.empty(len(part)), np.empty(len(part))
         inputs: Matrix | None = None
-        for kept, left_out in KFold(FOLDS, shuffle=True, random_state=0).split(part):
-            known, others = part[kept], part[left_out]
-            then = targets[known]
-            if index is not None:
-                index.fit(rows[known], then, numbers[known])
-                then = index.renew(rows[known], then, numbers[known])
-                present[left_out] = index.renew(rows[others], targets[others], numbers[others])
-            values[left_out], made = _predict(clone(self.estimator).fit(rows[known], then), rows[others])
+        for (_, places), (predicted, made, then) in zip(splits, of_folds, strict=True):
+            values[places], present[places] = predicted, then
             if inputs is None:
                 inputs = np.empty((len(part), made.shape[1]))
-            inputs[left_out] = made
-        if index is not None:
-            targets = index.fit(rows, targets, numbers).renew(rows, targets, numbers)
-        self.fit(rows, targets)
+            inputs[places] = made
+        ((estimator, carried),) = of_all
+        self._around(estimator, carried)
         assert inputs is not None
         labelled = numbers[part] > 0
         self._learn_widths(values, inputs, present, labelled if labelled.sum() >= LEAST_LABELLED else None)
@@ -146,6 +149,14 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
 
     def _coded(self, X: pd.DataFrame | Matrix) -> Matrix:
         return as_matrix(X, self.columns, self.kinds)
+
+    def _around(self, estimator: Any, targets: Matrix) -> ConformalRegressor:
+        """Take over an estimator that was fitted on such targets."""
+        self.estimator = estimator
+        self.lowest_, self.highest_ = float(targets.min()), float(targets.max())
+        self.n_features_in_ = len(self.columns)
+        self.feature_names_in_ = np.array(self.columns, dtype=object)
+        return self
 
     def _learn_widths(
         self, values: Matrix, inputs: Matrix, targets: Matrix, deciding: npt.NDArray[np.bool_] | None = None
@@ -186,6 +197,35 @@ def as_matrix(X: pd.DataFrame | Matrix, columns: Sequence[str], kinds: Kinds | N
 def _drawn(first: npt.NDArray[np.bool_], most: int | None) -> npt.NDArray[np.intp]:
     """Return the numbers of at most so many rows, drawn by lot after those that come ``first``, in their order."""
     return np.sort(np.lexsort((np.random.default_rng(0).random(len(first)), ~first))[:most])
+
+
+class _Known(NamedTuple):
+    """Coded rows, (n, columns), with their targets and the numbers of their batches, (n,)."""
+
+    rows: Matrix
+    targets: Matrix
+    numbers: Numbers
+
+    def part(self, places: Part) -> _Known:
+        return _Known(self.rows[places], self.targets[places], self.numbers[places])
+
+
+def _left_out(
+    estimator: Any, known: _Known, index: PriceIndex | None, fold: tuple[Part, Part]
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Return what `_predict` says of the fold's second rows after a fit on its first, and their present values."""
+    kept, others = known.part(fold[0]), known.part(fold[1])
+    then, present = kept.targets, others.targets
+    if index is not None:
+        then = index.fit(*kept).renew(*kept)
+        present = index.renew(*others)
+    return *_predict(clone(estimator).fit(kept.rows, then), others.rows), present
+
+
+def _fitted(estimator: Any, known: _Known, index: PriceIndex | None) -> tuple[Any, Matrix]:
+    """Return the estimator fitted on all rows, and their present values that it was fitted on."""
+    targets = known.targets if index is None else index.fit(*known).renew(*known)
+    return estimator.fit(known.rows, targets), targets
 
 
 def _scale_model() -> HistGradientBoostingRegressor:

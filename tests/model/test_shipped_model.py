@@ -14,8 +14,8 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 from pipeline.fit_kernel import written
+from pipeline.fitting import fit_candidate, new_model, setting_of
 from pipeline.preprocess import split
-from pipeline.train import fit_candidate, new_model, setting_of
 from tableloop.evaluation.extrapolation import across_line, by_distance
 from tableloop.model.conformal import ConformalRegressor, as_matrix
 from tableloop.model.kernel_search import START, fit_kernel, leave_one_out_error, starting_kernel

@@ -12,8 +12,8 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from pipeline.fitting import new_model
 from pipeline.stage_runner import load_params
-from pipeline.train import new_model
 from tableloop.model import manifest
 from tableloop.model.onnx_scorer import TREES
 from tableloop.table import load_table
