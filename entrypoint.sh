@@ -46,6 +46,10 @@ missing() {
     exit 0
 }
 
+# Whoever reaches a port of Dask runs what they like in these processes, and sees their environment.
+WITHOUT_SECRETS=(env -u DATABASE_URL -u ADMIN_PASSWORD -u API_KEYS -u MLFLOW_TRACKING_PASSWORD -u ALERT_WEBHOOK_URL
+    -u ALERT_SMTP_PASSWORD)
+
 is_here() { command -v "$1" >/dev/null && echo true || echo false; }
 
 appliance() {
@@ -118,6 +122,20 @@ case ${1:-} in
         ;;
     drift-monitor)
         exec python -m monitoring.drift_monitor
+        ;;
+    dask-scheduler)
+        shift
+        exec "${WITHOUT_SECRETS[@]}" python -m distributed.cli.dask_scheduler --host "$BIND_ADDRESS" --port 8786 \
+            --no-dashboard --dashboard-address 127.0.0.1:0 "$@"
+        ;;
+    dask-worker)
+        shift
+        [ -n "$DASK_SCHEDULER" ] || { echo "DASK_SCHEDULER is not set: a worker needs its scheduler" >&2; exit 1; }
+        export OMP_NUM_THREADS=1  # as in a training on one machine, for the same digits
+        resources=$(python -m pipeline.code_identity)
+        exec "${WITHOUT_SECRETS[@]}" python -m distributed.cli.dask_worker "$DASK_SCHEDULER" --host "$BIND_ADDRESS" \
+            --nthreads 1 --resources "$resources" --preload pipeline.dask_worker --no-dashboard \
+            --dashboard-address 127.0.0.1:0 --local-directory "${TMPDIR:-/tmp}" --death-timeout 60 "$@"
         ;;
     prometheus)
         unset DATABASE_URL

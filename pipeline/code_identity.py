@@ -24,7 +24,7 @@ def identity() -> tuple[str, ...]:
     """Return the digest of our code, the versions and the threads of this process, each as ``name-value``."""
     versions = [f"{name}-{version(name)}" for name in PACKAGES]
     threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
-    code = code_digest(ROOT, ("pipeline", "tableloop"))
+    code = code_digest(ROOT, ("pipeline", "tableloop"))[:16]
     return (f"code-{code}", f"python-{platform.python_version()}", *versions, f"threads-{threads}")
 
 

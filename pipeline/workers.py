@@ -136,7 +136,7 @@ class DaskExecutor(ThreadPoolExecutor):
         self, client: Client, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[Any] | None:
         """Return the result of a task, alone in a tuple; None of one that is lost."""
-        from distributed import KilledWorker, wait  # noqa: PLC0415 - the default start has no use for it
+        from distributed import KilledWorker  # noqa: PLC0415 - the default start has no use for it
 
         try:
             known = [each.on(client, self._resources) if isinstance(each, _Shared) else each for each in arguments]
@@ -146,10 +146,10 @@ class DaskExecutor(ThreadPoolExecutor):
                 raise
             return None
         self._tasks.add(task)
+        ended = threading.Event()
+        task.add_done_callback(lambda _: ended.set())
         try:
-            while not task.done() and not self._closing:
-                with suppress(TimeoutError, CancelledError):
-                    wait([task], LOOK_SECONDS)
+            while not self._closing and not ended.wait(LOOK_SECONDS):
                 with self._lock:
                     self._look()
             if task.status == "error":

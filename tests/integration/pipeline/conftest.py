@@ -54,6 +54,7 @@ class Project:
     model: str = "HousePriceModel"
     database_url: str = ""  # of the store
     promote: str = "auto"
+    dask_scheduler: str = ""
 
     @property
     def store(self) -> Store:
@@ -66,7 +67,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         own = {"STATE_DIR": str(self.state), "MLFLOW_TRACKING_URI": self.uri, "MODEL_NAME": self.model}
-        own |= {"DATABASE_URL": self.database_url, "PROMOTE": self.promote}
+        own |= {"DATABASE_URL": self.database_url, "PROMOTE": self.promote, "DASK_SCHEDULER": self.dask_scheduler}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return os.environ | QUIET | own | {"PATH": path}
 

@@ -1,0 +1,36 @@
+"""What `entrypoint.sh dask-worker` adds to a worker of Dask, which loads it by ``--preload``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from distributed import Worker, WorkerPlugin
+
+from pipeline.code_identity import identity
+
+
+class EndsWithItsTask(WorkerPlugin):
+    """Ends the process when nobody waits any more for the task that it computes, as a thread cannot be stopped.
+
+    A training that is stopped, or whose machine has gone, would go on here otherwise. The nanny starts another process.
+    """
+
+    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+        """Take note of a task's new state."""
+        if (start, finish) == ("executing", "released"):  # a result would be "memory"
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def dask_setup(worker: Worker) -> None:
+    """Prepare a worker before it reports to its scheduler.
+
+    Raises
+    ------
+    RuntimeError
+        The code has changed since `entrypoint.sh` named it: the process that the nanny has started has other code.
+    """
+    if other := set(identity()) - worker.state.total_resources.keys():
+        raise RuntimeError(f"this process has {', '.join(sorted(other))} by now: start the worker anew")
+    await worker.plugin_add(EndsWithItsTask())
