@@ -11,16 +11,22 @@ from distributed import Worker, WorkerPlugin
 from pipeline.code_identity import identity
 
 
-class EndsWithItsTask(WorkerPlugin):
+class EndsWithItsTask(WorkerPlugin):  # type: ignore[misc]  # has no types
     """Ends the process when nobody waits any more for the task that it computes, as a thread cannot be stopped.
 
-    A training that is stopped, or whose machine has gone, would go on here otherwise. The nanny starts another process.
+    A training that is stopped, or whose machine or scheduler has gone, would go on here otherwise. The nanny starts
+    another process, unless the worker is to end.
     """
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
         """Take note of a task's new state."""
-        if (start, finish) == ("executing", "released"):  # a result would be "memory"
-            os.kill(os.getpid(), signal.SIGKILL)
+        if (start, finish) == ("executing", "released"):  # with a result, it would be "memory"
+            _end()
+
+    def teardown(self, worker: Worker) -> None:
+        """Take note that the worker closes: it would wait half a minute for its task."""
+        if worker.state.executing:
+            _end()
 
 
 async def dask_setup(worker: Worker) -> None:
@@ -34,3 +40,7 @@ async def dask_setup(worker: Worker) -> None:
     if other := set(identity()) - worker.state.total_resources.keys():
         raise RuntimeError(f"this process has {', '.join(sorted(other))} by now: start the worker anew")
     await worker.plugin_add(EndsWithItsTask())
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

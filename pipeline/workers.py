@@ -5,6 +5,7 @@ Both are an executor of ``concurrent.futures``. Functions are sent by their name
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -95,6 +96,7 @@ class DaskExecutor(ThreadPoolExecutor):
         self._refused: dict[str, str] = {}  # addresses of other workers, and why
         self._next_look = 0.0
         self._deadline = time.monotonic() + START_SECONDS  # for the scheduler and a worker to be there
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says at length is said here
         try:
             with self._lock:
                 while not self._workers:

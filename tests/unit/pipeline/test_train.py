@@ -22,6 +22,7 @@ from pipeline.fitting import (
 from pipeline.preprocess import split
 from pipeline.stage_runner import StageError, raw_data
 from pipeline.train import summary
+from pipeline.workers import run_on, workers
 from tableloop.evaluation.plots import draw_plots
 from tableloop.evaluation.scores import scores
 from tableloop.model.candidates import BUILDERS, build
@@ -110,6 +111,17 @@ def test_rows_beyond_the_most_are_drawn_the_same_each_time(parts: dict[str, pd.D
         fit_candidate("decision_tree", params | more, TABLE, parts).predict(rows) for more in ({}, {"most_rows": 300})
     )
     assert (whole != limited).any()
+
+
+def test_a_winner_fitted_by_several_processes_is_the_same(parts: dict[str, pd.DataFrame]) -> None:
+    params = with_candidates(hist_gradient_boosting={"max_iter": 3, "features": {}})
+    labelled = parts["validation"].assign(batch=1, part="train")
+    labelled[TABLE.target_name] *= 1.2
+    alone = refit_winner("hist_gradient_boosting", params, TABLE, parts, labelled)
+    with workers() as pool:
+        together = refit_winner("hist_gradient_boosting", params, TABLE, parts, labelled, run=run_on(pool))
+    ours, theirs = (model.predict_interval(parts["test"]) for model in (alone, together))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_winner_knows_all_rows_and_its_intervals_some(parts: dict[str, pd.DataFrame]) -> None:
