@@ -184,7 +184,7 @@ class DaskExecutor(ThreadPoolExecutor):
             found = {}
         refused = {address: reason for address, one in found.items() if (reason := self._reason_against(one))}
         for address in refused.keys() - self._refused.keys():
-            logger.warning("Dask worker {} at {} gets no task: {}", found[address]["name"], address, refused[address])
+            logger.warning("the Dask worker at {} gets no task: it {}", address, refused[address])
         self._refused, self._workers = refused, len(found) - len(refused)
         now = time.monotonic()
         self._next_look = now + LOOK_SECONDS

@@ -172,6 +172,7 @@ def test_a_worker_of_other_code_gets_no_task_and_is_named(free_port: Callable[[]
         with pytest.raises(StageError, match=other_code), workers(alone.address):
             pass
         alone.start_worker()
+        wait_for("a second worker", lambda: alone.log.count("Registered to") == 2, 60)
         with workers(alone.address) as pool:
             assert len({pool.submit(hold, tmp_path, "task").result(60) for _ in range(5)}) == 1
     finally:
