@@ -113,13 +113,13 @@ class DaskExecutor(ThreadPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for the tasks, or cancel them: a worker ends its process over a task that nobody waits for."""
         self._closing = self._closing or cancel_futures
-        if cancel_futures:
-            for task in list(self._tasks):
-                with suppress(Exception):  # the scheduler may be gone
-                    task.cancel()
+        client = self._client
+        if cancel_futures and client is not None and client.status == "running":
+            with suppress(OSError, CancelledError):  # the scheduler is lost in this moment
+                client.cancel(list(self._tasks))
         super().shutdown(wait, cancel_futures=cancel_futures)
         if self._client is not None:
-            self._client.close()
+            self._client.close(timeout=CONNECT_SECONDS)
 
     def _perform(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Return the result of a task, which is begun again as often as it is lost with the scheduler."""

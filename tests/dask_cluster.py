@@ -41,7 +41,7 @@ class DaskCluster:
         self._scheduler.kill()
         self._scheduler.wait()
         for worker in self._workers:
-            worker.wait(30)
+            worker.wait(60)
         self._workers.clear()
 
     def worker_processes(self) -> list[psutil.Process]:

@@ -53,7 +53,7 @@ def cluster(free_port: Callable[[], int]) -> Iterator[DaskCluster]:
         made.start_scheduler()
         for _ in range(2):
             made.start_worker()
-        wait_for("two workers", lambda: len(made.worker_processes()) == 2, 60)
+        wait_for("two workers", lambda: len(made.worker_processes()) == 2, 120)
         yield made
         made.stop()
 
@@ -110,10 +110,10 @@ def test_a_worker_that_is_killed_is_survived(cluster: DaskCluster, tmp_path: Pat
         killed = wait_for("a task", lambda: read_pid(tmp_path / "one"))
         spared = wait_for("the other", lambda: read_pid(tmp_path / "two"))
         psutil.Process(killed).kill()
-        wait_for("the task on another process", lambda: read_pid(tmp_path / "one") != killed, 60)
+        wait_for("the task on another process", lambda: read_pid(tmp_path / "one") != killed, 120)
         (tmp_path / "go").touch()
-        assert tasks[0].result(60) != killed
-        assert tasks[1].result(60) == spared
+        assert tasks[0].result(120) != killed
+        assert tasks[1].result(120) == spared
 
 
 def test_a_task_that_kills_its_workers_fails_and_no_other(cluster: DaskCluster, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_candidate_for_which_memory_does_not_suffice_is_named(
 
 def test_a_task_that_nobody_waits_for_is_ended(cluster: DaskCluster, tmp_path: Path) -> None:
     client = subprocess.Popen([sys.executable, "-c", CLIENT, cluster.address, str(tmp_path)], cwd=ROOT)
-    pid = wait_for("the task", lambda: read_pid(tmp_path / "task"), 60)
+    pid = wait_for("the task", lambda: read_pid(tmp_path / "task"), 120)
     client.kill()
     client.wait()
     wait_for("the end of its process", lambda: not psutil.pid_exists(pid), 30)
@@ -167,14 +167,14 @@ def test_a_worker_of_other_code_gets_no_task_and_is_named(free_port: Callable[[]
     alone.start_scheduler()
     alone.start_worker(other)
     try:
-        wait_for("a worker", lambda: "Registered to" in alone.log, 60)
+        wait_for("a worker", lambda: "Registered to" in alone.log, 120)
         other_code = r"no worker that can be used: .*dask-worker.*has code-\w+, not code-\w+"
         with pytest.raises(StageError, match=other_code), workers(alone.address):
             pass
         alone.start_worker()
-        wait_for("a second worker", lambda: alone.log.count("Registered to") == 2, 60)
+        wait_for("a second worker", lambda: alone.log.count("Registered to") == 2, 120)
         with workers(alone.address) as pool:
-            assert len({pool.submit(hold, tmp_path, "task").result(60) for _ in range(5)}) == 1
+            assert len({pool.submit(hold, tmp_path, "task").result(120) for _ in range(5)}) == 1
     finally:
         alone.stop()
 
@@ -188,9 +188,9 @@ def test_a_scheduler_that_is_killed_and_comes_back_is_survived(cluster: DaskClus
         cluster.start_scheduler()
         for _ in range(2):
             cluster.start_worker()
-        wait_for("the task again", lambda: read_pid(tmp_path / "one") != before, 60)
+        wait_for("the task again", lambda: read_pid(tmp_path / "one") != before, 120)
         (tmp_path / "go").touch()
-        assert before not in [task.result(60) for task in tasks]
+        assert before not in [task.result(120) for task in tasks]
 
 
 def test_a_scheduler_that_stays_away_ends_the_training_with_one_line(
@@ -202,7 +202,7 @@ def test_a_scheduler_that_stays_away_ends_the_training_with_one_line(
         wait_for("the task", lambda: read_pid(tmp_path / "task"))
         cluster.kill_scheduler()
         with pytest.raises(StageError, match=r"^DASK_SCHEDULER=tcp://127.0.0.1:\d+: no scheduler answers .*$"):
-            task.result(60)
+            task.result(120)
 
 
 def test_without_a_scheduler_a_training_ends_within_ten_seconds_and_says_so(
