@@ -34,7 +34,7 @@ endif
 # Each of these trains several times, or waits for minutes as alerts do.
 LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_gate.py tests/integration/pipeline/test_onnx_scorer.py \
     tests/integration/monitoring/test_drift_monitor.py tests/integration/monitoring/test_alerts.py tests/tables tests/upgrade \
-    tests/integration/appliance/test_on_postgres.py tests/integration/pipeline/test_dask.py
+    tests/integration/appliance/test_on_postgres.py tests/integration/pipeline/test_dask.py tests/integration/pipeline/test_shared_workspace.py
 
 # Whatever has become of .venv and of the settings: the appliance's first process is a shell and ends the others.
 STOP = state=$${STATE_DIR:-$$(sed -n 's/^STATE_DIR=//p' .env 2>/dev/null | tr -d "\r\"'" | tail -n 1 || true)}; \
@@ -102,7 +102,7 @@ reject:  ## let no retraining promote a version, now or later (VERSION=n REASON=
 reproduce:  ## build a registered version again and compare its metrics (VERSION=n)
 	@./entrypoint.sh python -m pipeline.reproduce "$(VERSION)"
 
-backup:  ## save the whole state in FILE, while it runs; without FILE in STATE_DIR/backups, FILE=- writes to stdout
+backup:  ## save the whole state in FILE (a name or s3://…), while it runs; without FILE in backups, FILE=- writes to stdout
 	@./entrypoint.sh python -m appliance.backup "$(FILE)"
 
 restore:  ## put the backup FILE in place of the state, while nothing runs; the former state is kept aside

@@ -50,6 +50,9 @@ missing() {
 WITHOUT_SECRETS=(env -u DATABASE_URL -u ADMIN_PASSWORD -u API_KEYS -u MLFLOW_TRACKING_PASSWORD -u ALERT_WEBHOOK_URL
     -u ALERT_SMTP_PASSWORD)
 
+# For programs that have no use for the database and for object storage.
+without_logins() { unset DATABASE_URL "${!AWS_@}"; }
+
 is_here() { command -v "$1" >/dev/null && echo true || echo false; }
 
 appliance() {
@@ -113,11 +116,12 @@ case ${1:-} in
         exec python -m pipeline.retrain --unless-registered
         ;;
     api)
+        unset "${!AWS_@}"  # its model comes through MLflow
         export OMP_NUM_THREADS=1  # rows are few: threads that wait for the next ones would cost more than they do
         exec python -m app.main  # starts without a model, answers 503 until there is one
         ;;
     front)
-        unset DATABASE_URL
+        without_logins
         exec haproxy -W -q -db -f haproxy.cfg
         ;;
     drift-monitor)
@@ -138,7 +142,7 @@ case ${1:-} in
             --dashboard-address 127.0.0.1:0 --local-directory "${TMPDIR:-/tmp}" --death-timeout 60 "$@"
         ;;
     prometheus)
-        unset DATABASE_URL
+        without_logins
         binary=$(command -v prometheus) || missing Prometheus
         # In Compose, API_HOST is a name with an address for each copy of the service.
         api="static_configs: [{targets: ['$OWN_HOST:$API_PORT']}]"
@@ -156,7 +160,7 @@ case ${1:-} in
         exec python -m monitoring.prometheus_front "$binary" "$@"
         ;;
     alertmanager)
-        unset DATABASE_URL
+        without_logins
         [ -f "$STATE_DIR/run/alertmanager.yml" ] || exit 0  # alerts go nowhere
         binary=$(command -v alertmanager) || missing Alertmanager
         # An empty cluster address: else it listens for others of its kind. Messages link to the page.
@@ -166,7 +170,7 @@ case ${1:-} in
             --web.route-prefix=/ --cluster.listen-address= --log.level=warn
         ;;
     grafana)
-        unset DATABASE_URL
+        without_logins
         binary=$(command -v grafana) || missing Grafana
         # Where the archive, Homebrew and the packages of distributions keep what comes with it.
         prefix=$(dirname "$(dirname "$(readlink -f "$binary")")")

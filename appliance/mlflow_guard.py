@@ -54,11 +54,15 @@ READS: Final = {
 WRITES: Final = re.compile(
     rf"{_API}2\.0/mlflow/(?:experiments|runs|registered-models|model-versions|logged-models)(?:/.+)?"
     rf"|{_API}2\.0/mlflow/upload-artifact"
-    rf"|{_API}2\.0/mlflow-artifacts/(?:artifacts|mpu)/.+"
+    rf"|{_API}2\.0/mlflow-artifacts/artifacts/.+"
     rf"|{_API}3\.0/mlflow/(?:traces|datasets)(?:/.+)?"
 )
 CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE", "GET")
-FILES: Final = re.compile(rf"{_API}2\.0/mlflow(?:-artifacts/(?:artifacts|mpu)/.+|/upload-artifact)")
+FILES: Final = re.compile(rf"{_API}2\.0/mlflow(?:-artifacts/artifacts/.+|/upload-artifact)")
+# With artifacts in object storage MLflow offers clients addresses, which it signs, to fetch and send them there. Here
+# they go through this server: a client needs no way to the storage.
+ABILITIES: Final = re.compile(rf"{_API}3\.0/mlflow/server-info")
+DECLINED: Final = {"multipart_uploads_enabled": False, "multipart_downloads_enabled": False}
 # MLflow's list of runs asks which language models there are, and shows an error when nobody answers.
 ENDPOINTS: Final = ("GET", "/ajax-api/2.0/mlflow/gateway-proxy", b"gateway_path=api%2F2.0%2Fendpoints%2F")
 HERE: Final = "mlflow-artifacts:/"
@@ -176,8 +180,9 @@ class MlflowGuard:
                 status = message["status"]
             await send(message)
 
+        declines = scope["method"] == "GET" and ABILITIES.fullmatch(scope["path"])
         try:
-            await self._app(scope, counted, noted)
+            await self._app(scope, counted, _declining(noted) if declines else noted)
         except _TooLargeError:
             await _too_large(MOST_ARTIFACT)(scope, receive, noted)
         finally:
@@ -226,6 +231,28 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
+
+
+def _declining(send: Send) -> Send:
+    """Return a `send` that changes what MLflow says it can do to what it can do here."""
+    start: Message = {}
+    body = b""
+
+    async def declined(message: Message) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        if start["status"] == 200:
+            body = json.dumps({**json.loads(body), **DECLINED}).encode()
+        headers = [(key, value) for key, value in start["headers"] if key.lower() != b"content-length"]
+        await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    return declined
 
 
 def _fields(body: bytes) -> Mapping[str, Any]:

@@ -17,15 +17,18 @@ from appliance.mlflow_guard import MlflowGuard
 from tableloop.credentials import AdminLogin
 from tableloop.host_names import HostNames
 from tableloop.listener import listen
+from tableloop.object_storage import MLFLOW as ARTIFACTS
+from tableloop.object_storage import ObjectStorage
 from tableloop.settings import load_settings
 from tableloop.state.layout import Layout
 
 
-def server_environment(database_url: str = "") -> dict[str, str]:
+def server_environment(database_url: str = "", storage: ObjectStorage | None = None) -> dict[str, str]:
     """Return what ``mlflow server`` hands to its worker: SQLite and proxied artifacts, both in the working directory.
 
     Relative, because MLflow takes a path with a percent sign or a quote apart as the URL it becomes. With
-    ``database_url`` the tables are in that database.
+    ``database_url`` the tables are in that database, with ``storage`` the artifacts are there. They are handed
+    through all the same, so that clients need no way to the storage and no login for it.
     """
     from mlflow.server import constants as names  # noqa: PLC0415 - 2 s, not for those who only import this module
 
@@ -39,7 +42,7 @@ def server_environment(database_url: str = "") -> dict[str, str]:
         names.REGISTRY_STORE_URI_ENV_VAR: uri,
         names.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
         names.SERVE_ARTIFACTS_ENV_VAR: "true",
-        names.ARTIFACTS_DESTINATION_ENV_VAR: "./artifacts",
+        names.ARTIFACTS_DESTINATION_ENV_VAR: storage.address(ARTIFACTS) if storage else "./artifacts",
     }
 
 
@@ -49,7 +52,8 @@ def main() -> None:
     os.chdir(Layout(settings.state_dir).mlflow)
     # MLflow reads this when it is first imported, which `server_environment` does. The guard decides instead.
     os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"
-    os.environ.update(server_environment(settings.database_url.get_secret_value()))
+    url = settings.database_url.get_secret_value()
+    os.environ.update(server_environment(url, ObjectStorage.of(settings)))
     # Which WSGI bridge MLflow uses is between it and Starlette.
     warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
     from mlflow.server.fastapi_app import app  # noqa: PLC0415 - after the environment is set

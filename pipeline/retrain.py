@@ -2,7 +2,8 @@
 
 It takes the labels of the store, runs the pipeline, and notes in the store how it went. Nothing that serves is
 touched before the last step, which moves the alias: killed at any moment before, the former champion goes on, and the
-next retraining finds what this one has left.
+next retraining finds what this one has left. With ARTIFACTS_URI that may be one on another machine: labels, data and
+dvc.lock are in object storage before a version is registered (`pipeline.shared_workspace`).
 
 Exit codes: 0 done, 1 a stage failed, 3 another retraining runs.
 """
@@ -20,17 +21,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from pipeline.stage_runner import FORCED, REPORTS, RESULTS, StageResult, read_results
 from pipeline.workspace import dvc_environment, prepare
 from tableloop.environment import user
 from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
+from tableloop.object_storage import ObjectStorage, StorageError
 from tableloop.settings import RegistrySettings, as_environment
 from tableloop.state.database import BEGAN_BY, Store
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock
+
+if TYPE_CHECKING:
+    from pipeline.shared_workspace import SharedWorkspace
 
 FAILED = 1
 STOP_SECONDS = 4  # from being told to stop to killing what has not ended; supervisord and Docker wait 10
@@ -49,18 +54,21 @@ def retrain(settings: RegistrySettings, store: Store) -> str | None:
         "training failed in stage <name>: <reason>".
     """
     layout = Layout(settings.state_dir)
+    shared = _shared(settings)
+    if shared:
+        shared.check()
     shutil.rmtree(layout.stages, ignore_errors=True)
     layout.stages.mkdir(parents=True)
-    workspace = prepare(settings.state_dir)
-    _take_labels(store, workspace)
-    _take_revocations(store, workspace)
-    with _dvc(layout, settings) as process:
-        pass
-    results = read_results(layout.stages)
-    if process.returncode == 0:
-        _write_phases(layout, results)
-        return None
-    return failure_of(results) or f"training failed: dvc repro ended with exit code {process.returncode}, see above"
+    workspace = prepare(settings.state_dir, storage=ObjectStorage.of(settings))
+    if shared:
+        shared.fetch()
+    _take_labels(store, workspace, shared)
+    _take_revocations(store, workspace, shared)
+    from_scratch = ["--force", "--no-run-cache"] if settings.retrain_from_scratch else []
+    failure = _train_and_share(settings, shared, from_scratch) if shared else _dvc(settings, "repro", *from_scratch)
+    if failure is None:
+        _write_phases(layout, read_results(layout.stages))
+    return failure
 
 
 def failure_of(results: dict[str, StageResult]) -> str | None:
@@ -73,14 +81,54 @@ def failure_of(results: dict[str, StageResult]) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def _dvc(layout: Layout, settings: RegistrySettings) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``dvc repro`` in a process group of its own, and end all of it when we are told to stop."""
+def _shared(settings: RegistrySettings) -> SharedWorkspace | None:
+    """Return what the workspace shares with other machines, None without ARTIFACTS_URI."""
+    if not (storage := ObjectStorage.of(settings)):
+        return None
+    from pipeline.shared_workspace import SharedWorkspace  # noqa: PLC0415 - pandas, which a first start has no time for
+
+    return SharedWorkspace(storage, Layout(settings.state_dir).workspace)
+
+
+def _train_and_share(settings: RegistrySettings, shared: SharedWorkspace, from_scratch: list[str]) -> str | None:
+    """Run the pipeline, with its data in object storage before a version is registered; return why it failed."""
+    failure = _dvc(settings, "repro", "train", *(from_scratch or ["--pull"]))
+    failure = failure or _dvc(settings, "push", "--run-cache")
+    if failure:
+        return failure
+    try:
+        shared.share_lock()
+    except OSError as error:
+        return f"training failed: {error}"
+    return _dvc(settings, "repro")
+
+
+def _dvc(settings: RegistrySettings, *arguments: str) -> str | None:
+    """Run DVC in the workspace, and return why it failed, or None."""
+    storage, layout = ObjectStorage.of(settings), Layout(settings.state_dir)
     environment = dvc_environment(layout.workspace) | as_environment(settings) | {RESULTS: str(layout.stages)}
-    from_scratch = ["--force", "--no-run-cache"] if settings.retrain_from_scratch else []
+    with _process_group([sys.executable, "-m", "dvc", *arguments], layout.workspace, environment) as process:
+        pass
+    if process.returncode == 0:
+        return None
+    if failure := failure_of(read_results(layout.stages)):
+        return failure
+    try:
+        if storage:
+            storage.check()
+    except StorageError as error:
+        return f"training failed: {error}"
+    return f"training failed: dvc {arguments[0]} ended with exit code {process.returncode}, see above"
+
+
+@contextlib.contextmanager
+def _process_group(
+    command: list[str], directory: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a process group of its own, and end all of it when we are told to stop."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", *from_scratch],
-        cwd=layout.workspace,
+        command,
+        cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
@@ -105,21 +153,23 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _take_labels(store: Store, workspace: Path) -> None:
-    """Make a batch of the new labels, if the store holds any."""
-    if not store.count_unused_labels():
+def _take_labels(store: Store, workspace: Path, shared: SharedWorkspace | None) -> None:
+    """Make a batch of the new labels, if the store holds any; mark those of a killed retraining."""
+    if not store.count_unused_labels() and not any((workspace / "data/feedback").glob("*.parquet")):
         return
-    from tableloop.state.label_batches import FEEDBACK, take_batch  # noqa: PLC0415 - pandas, which a first start has no time for
+    from tableloop.state.label_batches import FEEDBACK, take_batch  # noqa: PLC0415 - pandas, as above
 
-    if batch := take_batch(store, workspace / FEEDBACK):
+    if batch := take_batch(store, workspace / FEEDBACK, shared.share_batch if shared else None):
         _say(f"new labels: {FEEDBACK / batch.name}", sys.stdout)
 
 
-def _take_revocations(store: Store, workspace: Path) -> None:
+def _take_revocations(store: Store, workspace: Path, shared: SharedWorkspace | None) -> None:
     if store.revoked():
         from tableloop.state.label_batches import FEEDBACK, take_revocations  # noqa: PLC0415 - as above
 
         take_revocations(store, workspace / FEEDBACK)
+        if shared:
+            shared.share_revocations()
 
 
 def _why_not(settings: RegistrySettings) -> str:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pipeline
 from pipeline.git_commit import COMMIT_FILE, source_commit
-from tableloop.environment import DVC, user
+from tableloop.environment import DVC, s3_endpoint, user
+from tableloop.object_storage import CONNECT_SECONDS, READ_SECONDS, ObjectStorage
+from tableloop.object_storage import DVC as REMOTE
+from tableloop.settings import without_login
 from tableloop.state.layout import Layout
 from tableloop.table import DATA, FILE, SHIPPED, load_table, params_file
 
@@ -22,12 +25,15 @@ CACHE = Path(".dvc/cache")
 PRETRAINED = ROOT / ".runtime" / "pretrained"  # only an image has it: `pipeline.pretrain`
 
 
-def prepare(state_dir: Path, root: Path = ROOT, *, pretrained: bool = True) -> Path:
+def prepare(
+    state_dir: Path, root: Path = ROOT, *, pretrained: bool = True, storage: ObjectStorage | None = None
+) -> Path:
     """Bring STATE_DIR/workspace up to date with the code in ``root`` and the table's directory, and return it.
 
     A table that has no params.yaml uses that of ``root``.
 
-    One that never trained gets what was trained when the image was built, unless ``pretrained`` is false.
+    One that never trained gets what was trained when the image was built, unless ``pretrained`` is false. With
+    ``storage``, DVC's remote is there.
 
     Copies, never links: the image and the workspace may lie on different disks. A dvc.lock is put there only when
     there is none, because the workspace's own is newer. The caller makes sure that no training runs in it.
@@ -61,13 +67,24 @@ def prepare(state_dir: Path, root: Path = ROOT, *, pretrained: bool = True) -> P
         _copy(PRETRAINED / "dvc.lock", workspace / "dvc.lock")
     if table == shipped and not (workspace / "dvc.lock").exists() and (root / "dvc.lock").exists():
         _copy(root / "dvc.lock", workspace / "dvc.lock")
-    # The state directory may lie inside somebody's git repository; DVC has no business there.
-    (workspace / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    (workspace / ".dvc/config.local").write_text(_local_config(storage))
     (workspace / COMMIT_FILE).write_text(f"{source_commit(root) or ''}\n")
     # A killed DVC leaves its lock with its process id, which may be somebody else's by now.
     for name in ("rwlock", "rwlock.lock", "lock"):
         (workspace / ".dvc/tmp" / name).unlink(missing_ok=True)
     return workspace
+
+
+def _local_config(storage: ObjectStorage | None) -> str:
+    """Return DVC's configuration on this machine; the login for the remote is in the environment alone."""
+    # The state directory may lie inside somebody's git repository; DVC has no business there.
+    lines = ["[core]", "no_scm = true"]
+    if storage:
+        lines += ["remote = storage", "['remote \"storage\"']", f"url = {storage.address(REMOTE)}"]
+        lines += [f"connect_timeout = {CONNECT_SECONDS}", f"read_timeout = {READ_SECONDS}"]
+        if endpoint := s3_endpoint(os.environ):
+            lines.append(f"endpointurl = {without_login(endpoint, '')}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def dvc_environment(workspace: Path) -> dict[str, str]:

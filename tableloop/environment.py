@@ -57,6 +57,7 @@ PACKAGES: Final = (
     "dvc",
     "supervisor",
 )  # some of them, from every corner
+CHECKSUMS: Final = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 NO_PROXY: Final = ("NO_PROXY", "no_proxy")  # some programs read the one, some the other
 HARMLESS: Final = ("down", "status", "logs", "clean")  # commands that leave no files behind
 
@@ -75,7 +76,23 @@ def changes(environment: Mapping[str, str], settings: Settings) -> dict[str, str
     hosts += [urlsplit(url).hostname or "" for url in urls]
     for name in NO_PROXY:
         own[name] = _joined(environment.get(name) or environment.get(name.swapcase()) or "", hosts)
-    return dict.fromkeys(dropped) | own | {"OWN_HOST": f"[{here}]" if ":" in here else here}
+    return dict.fromkeys(dropped) | own | storage(environment) | {"OWN_HOST": f"[{here}]" if ":" in here else here}
+
+
+def storage(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what follows from the variables of AWS that are given, for clients of S3 that read others."""
+    own = {}
+    if region := environment.get("AWS_REGION"):
+        own["AWS_DEFAULT_REGION"] = region  # the only one that boto3 reads
+    if endpoint := s3_endpoint(environment):
+        # Much storage that is not Amazon's refuses the checksums that boto3 adds where it may.
+        own |= {"MLFLOW_S3_ENDPOINT_URL": endpoint, **dict.fromkeys(CHECKSUMS, "when_required")}
+    return {name: value for name, value in own.items() if not environment.get(name)}
+
+
+def s3_endpoint(environment: Mapping[str, str]) -> str:
+    """Return the address of object storage that is not Amazon's own; an empty string where none is given."""
+    return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
 
 
 def _joined(former: str, hosts: list[str]) -> str:

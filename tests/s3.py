@@ -92,6 +92,11 @@ class S3Server:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def freeze(self, *, on: bool) -> None:
+        """Have the server stand still, or go on: one that is reached and does not answer."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
+
     def stop(self) -> None:
         """End the server, if it runs."""
         if self._process is not None and self._process.poll() is None:

@@ -2,7 +2,8 @@
 
 The batches are the truth about what was taken from the store. A label that is in one is never taken again, whatever
 the store says, so a process that is killed between writing a batch and marking its rows neither loses nor
-doubles any: the next one finds them in the batch, and marks them then.
+doubles any: the next one finds them in the batch, and marks them then. Where several machines train, object storage
+has each batch before its directory does (`pipeline.shared_workspace`), and its rows are marked last.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +34,10 @@ COLUMNS = (
 )
 
 
-def take_batch(store: Store, directory: Path) -> Path | None:
+def take_batch(store: Store, directory: Path, share: Callable[[Path, str], None] | None = None) -> Path | None:
     """Write the labelled rows that no batch holds to a new batch, mark them as used, and return it.
+
+    ``share`` is called with a file and its name in the directory before it is there.
 
     Returns
     -------
@@ -43,14 +47,14 @@ def take_batch(store: Store, directory: Path) -> Path | None:
     Raises
     ------
     StoreError, OSError
-        When the store cannot be read or written, or the batch cannot be written.
+        When the store cannot be read or written, or the batch cannot be written or shared.
     """
     labelled = _read_labelled(store)
     new = labelled[~labelled["prediction_id"].isin(_taken(directory))]
-    batch = _write(new, directory) if len(new) else None
-    if len(labelled):
-        # Those that an earlier, killed retraining wrote and did not mark are among them.
-        store.mark_labels(_taken(directory))
+    batch = _write(new, directory, share) if len(new) else None
+    if taken := _taken(directory):
+        # Those that an earlier, killed retraining wrote and did not mark are among them, revoked since or not.
+        store.mark_labels(taken)
     return batch
 
 
@@ -122,7 +126,7 @@ def _taken(directory: Path) -> dict[str, str]:
     return taken
 
 
-def _write(rows: pd.DataFrame, directory: Path) -> Path:
+def _write(rows: pd.DataFrame, directory: Path, share: Callable[[Path, str], None] | None) -> Path:
     """Write a batch so that it is there whole or not at all, crash of the machine included."""
     number = max(map(batch_number, batch_files(directory)), default=0) + 1
     batch = directory / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{number:04d}.parquet"
@@ -133,6 +137,8 @@ def _write(rows: pd.DataFrame, directory: Path) -> Path:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.chmod(0o444)
+    if share:
+        share(partial, batch.name)
     partial.replace(batch)
     handle = os.open(directory, os.O_RDONLY)
     try:

@@ -9,17 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
 
 from tableloop.mlflow_http import wait_until_healthy
 from tableloop.signing import SigningKey
+from tableloop.state import prediction_rows
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
+from tableloop.table import load_table
 
 ROOT = Path(__file__).parents[3]
 CHECKOUT = (
@@ -55,6 +60,7 @@ class Project:
     database_url: str = ""  # of the store
     promote: str = "auto"
     dask_scheduler: str = ""
+    variables: dict[str, str] = field(default_factory=dict)  # more of them
 
     @property
     def store(self) -> Store:
@@ -69,7 +75,7 @@ class Project:
         own = {"STATE_DIR": str(self.state), "MLFLOW_TRACKING_URI": self.uri, "MODEL_NAME": self.model}
         own |= {"DATABASE_URL": self.database_url, "PROMOTE": self.promote, "DASK_SCHEDULER": self.dask_scheduler}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return os.environ | QUIET | own | {"PATH": path}
+        return os.environ | QUIET | own | {"PATH": path} | self.variables
 
     def change(self, section: str, **values: Any) -> None:
         """Change a section of the checkout's params.yaml."""
@@ -97,7 +103,7 @@ class Project:
     def run(self, module: str, *arguments: str, cwd: Path | None = None) -> tuple[int, str]:
         """Return the exit code and what was printed."""
         process = self.start(module, *arguments, cwd=cwd)
-        output, _ = process.communicate(timeout=180)
+        output, _ = process.communicate(timeout=600)
         return process.returncode, output
 
     def retrain(self, *arguments: str) -> str:
@@ -194,10 +200,51 @@ def wait_for_line(process: subprocess.Popen[str], part: str) -> str:
     """Return what the process printed up to the line with this part."""
     assert process.stdout
     printed = ""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     for line in process.stdout:
         printed += line
         if part in line:
             return printed
         assert time.monotonic() < deadline, printed
     raise AssertionError(f"{part!r} never came:\n{printed}")
+
+
+def label(project: Project, values: pd.DataFrame, start: int, sender: str = "administrator") -> None:
+    """Store rows as predictions with labels, one a second from ``start``."""
+    store = project.store
+    with closing(store.writer()) as writer:
+        rows = values[[*load_table().feature_names, load_table().target_name]].to_numpy().tolist()
+        made = [
+            prediction_rows.row(f"p{n:06d}", "r", float(n), "1", features, 2.0, 1.0, 3.0)
+            for n, (*features, _) in enumerate(rows, start)
+        ]
+        writer.insert(made)
+        writer.insert_labels(
+            [
+                prediction_rows.Sent(name, value, sure=True)
+                for (name, *_), (*_, value) in zip(made, rows, strict=True)
+            ],
+            sender,
+            load_table(),
+        )
+    with store.writing() as connection:
+        connection.exec_driver_sql(
+            "UPDATE feedback SET received_at = requested_at + 10 FROM predictions"
+            " WHERE predictions.prediction_id = feedback.prediction_id"
+        )
+
+
+def kill_all(state: Path) -> None:
+    """Kill every process that works for this state, those included that are only just starting."""
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("STATE_DIR") == str(state):
+                    process.kill()
+                    found.append(process)
+            except psutil.Error:
+                continue
+        if not found:
+            return
+        psutil.wait_procs(found, timeout=10)

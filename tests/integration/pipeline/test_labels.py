@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil  # type: ignore[import-untyped]
 import pytest
 from mlflow import MlflowClient
 
-from tableloop.state import prediction_rows
 from tableloop.state.database import Retraining
 from tableloop.state.label_batches import read_batches
 from tableloop.table import load_table
-from tests.integration.pipeline.conftest import Project, wait_for_line
+from tests.integration.pipeline.conftest import Project, kill_all, label, wait_for_line
 
-FEATURE_NAMES = load_table().feature_names
 TARGET = load_table().target
 
 
@@ -31,31 +27,6 @@ def serving(trained: Project, tmp_path: Path, place: Path | str) -> Project:
     project.model = f"Labels{tmp_path.name}"
     project.retrain()
     return project
-
-
-def label(project: Project, values: pd.DataFrame, start: int, sender: str = "administrator") -> None:
-    """Store rows as predictions with labels, one a second from ``start``."""
-    store = project.store
-    with closing(store.writer()) as writer:
-        rows = values[[*FEATURE_NAMES, TARGET.name]].to_numpy().tolist()
-        made = [
-            prediction_rows.row(f"p{n:06d}", "r", float(n), "1", features, 2.0, 1.0, 3.0)
-            for n, (*features, _) in enumerate(rows, start)
-        ]
-        writer.insert(made)
-        writer.insert_labels(
-            [
-                prediction_rows.Sent(name, value, sure=True)
-                for (name, *_), (*_, value) in zip(made, rows, strict=True)
-            ],
-            sender,
-            load_table(),
-        )
-    with store.writing() as connection:
-        connection.exec_driver_sql(
-            "UPDATE feedback SET received_at = requested_at + 10 FROM predictions"
-            " WHERE predictions.prediction_id = feedback.prediction_id"
-        )
 
 
 def held_back(project: Project) -> pd.DataFrame:
@@ -72,22 +43,6 @@ def history(project: Project) -> list[Retraining]:
 def registration(project: Project) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((project.workspace / "reports/registration.json").read_text())
     return report
-
-
-def kill_all(state: Path) -> None:
-    """Kill every process that works for this state, those included that are only just starting."""
-    while True:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("STATE_DIR") == str(state):
-                    process.kill()
-                    found.append(process)
-            except psutil.Error:
-                continue
-        if not found:
-            return
-        psutil.wait_procs(found, timeout=10)
 
 
 def serves(project: Project) -> str:

@@ -62,6 +62,23 @@ async def test_everyone_may_read(guard: MlflowGuard, method: str, path: str) -> 
     assert (await ask(guard, method, path)).status_code == 200
 
 
+@pytest.mark.anyio
+async def test_clients_are_told_to_send_files_through_this_server(tmp_path: Path) -> None:
+    async def mlflow(scope: Any, receive: Any, send: Any) -> None:
+        content = b'{"store_type": "SqlStore", "multipart_downloads_enabled": true}'
+        headers = [(b"content-type", b"application/json"), (b"Content-Length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for part in (content[:20], content[20:]):
+            await send({"type": "http.response.body", "body": part, "more_body": part == content[:20]})
+
+    answer = await ask(
+        MlflowGuard(mlflow, HostNames(), AdminLogin(tmp_path / "none")), "GET", "/api/3.0/mlflow/server-info"
+    )
+    told = {"multipart_downloads_enabled": False, "multipart_uploads_enabled": False}
+    assert answer.json() == {"store_type": "SqlStore", **told}
+    assert answer.headers["content-type"] == "application/json"
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -49,6 +49,18 @@ def test_the_rest_is_kept(name: str) -> None:
     assert seen({name: "x"})[name] == "x"
 
 
+def test_an_endpoint_of_s3_is_known_to_every_client_and_gets_no_checksums_that_it_may_refuse() -> None:
+    given = {"AWS_ENDPOINT_URL": "http://storage.example:9000", "AWS_REGION": "eu-west-1"}
+    found = seen(given)
+    assert found["MLFLOW_S3_ENDPOINT_URL"] == given["AWS_ENDPOINT_URL"]
+    assert found["AWS_DEFAULT_REGION"] == "eu-west-1"
+    assert {found[name] for name in environment.CHECKSUMS} == {"when_required"}
+    own = given | dict.fromkeys(environment.CHECKSUMS, "when_supported") | {"AWS_DEFAULT_REGION": "us-east-2"}
+    assert seen(own).items() >= own.items()
+    assert seen(given | {"AWS_ENDPOINT_URL_S3": "http://s3.example"})["MLFLOW_S3_ENDPOINT_URL"] == "http://s3.example"
+    assert not [name for name in seen({"AWS_ACCESS_KEY_ID": "x"}) if name.startswith(("AWS_R", "AWS_D", "MLFLOW_S3"))]
+
+
 def test_a_login_that_was_meant_for_another_registry_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow's client sets it in its own process
     given = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "secret"}
