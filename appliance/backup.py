@@ -13,8 +13,8 @@ consistent under load:
   blocks are kept, of a stopped one everything.
 
 Left out: keys and passwords (``secrets``), what only a running appliance needs (``run``), DVC's temporary files,
-``backups``, and what a restore has replaced. It is gzip because everybody can open that: level 1 makes 28 MB of 92 MB
-in 1.0 s, level 6 26 MB in 2.0 s.
+``backups``, and what a restore has replaced. With ARTIFACTS_URI the workspace too: object storage has all that counts
+of it. It is gzip because everybody can open that: level 1 makes 28 MB of 92 MB in 1.0 s, level 6 26 MB in 2.0 s.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from typing import IO, Any
 from appliance.prepare import ROOT, RefusedError, revision
 from appliance.status import is_running
 from pipeline.git_commit import source_commit
+from tableloop.object_storage import BACKUPS, SCHEME, ObjectStorage, StorageError
 from tableloop.settings import load_settings
 from tableloop.signing import SignatureError, SigningKey
 from tableloop.state.database import Store
@@ -78,15 +79,17 @@ class Backup:
     whole_prometheus: bool
 
 
-def write_backup(state: Path, output: IO[bytes], key: SigningKey) -> Backup:
+def write_backup(state: Path, output: IO[bytes], key: SigningKey, *, shared: bool = False) -> Backup:
     """Write the state to a binary stream; the caller holds the lock of retrainings.
+
+    With ``shared`` object storage has what the workspace holds, and a backup need not.
 
     Raises
     ------
     OSError, sqlite3.Error
         Something cannot be read or written; what has been written so far is of no use.
     """
-    layout = Layout(state)
+    layout, names = Layout(state), _saved(state, shared=shared)
     running = in_use(state)
     layout.run.mkdir(exist_ok=True)  # which a start empties: nothing stays of a backup that was killed
     with (
@@ -94,8 +97,8 @@ def write_backup(state: Path, output: IO[bytes], key: SigningKey) -> Backup:
         gzip.GzipFile("", "wb", COMPRESSION, output, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
-        databases = _copy_databases(state, Path(copies))
-        manifest = _manifest(state, databases)
+        databases = _copy_databases(state, names, Path(copies))
+        manifest = _manifest(state, names, databases)
         archive = _Archive(tar, state)
         described = json.dumps(manifest, indent=2) + "\n"
         archive.add_text(MANIFEST, described)
@@ -105,7 +108,7 @@ def write_backup(state: Path, output: IO[bytes], key: SigningKey) -> Backup:
             with champion_lock(layout.champion, change=False):
                 archive.add_all(_NAMES.champion)
         blocks = [meta.parent.relative_to(state) for meta in sorted(layout.prometheus.glob("*/meta.json"))]
-        for name in entries(state):
+        for name in names:
             if name != _NAMES.champion:
                 archive.add_all(*(blocks if running and name == _NAMES.prometheus else [name]))
         sums = "".join(f"{line}\n" for line in archive.sums)
@@ -180,9 +183,14 @@ class _HashedFile(io.FileIO):
 
 
 def entries(state: Path) -> list[Path]:
-    """Return the names that a backup saves and a restore replaces."""
+    """Return the names that a backup may save and a restore replaces."""
     names = [Path(entry.name) for entry in Layout(state).own() if not entry.name.startswith(REPLACED)]
     return [name for name in names if name not in LEFT_OUT]
+
+
+def _saved(state: Path, *, shared: bool) -> list[Path]:
+    """Return the names that this backup saves."""
+    return [name for name in entries(state) if not (shared and name == _NAMES.workspace)]
 
 
 def _content(state: Path, *names: Path) -> Iterator[Path]:
@@ -202,10 +210,9 @@ def _content(state: Path, *names: Path) -> Iterator[Path]:
             yield name
 
 
-def _copy_databases(state: Path, copies: Path) -> dict[Path, Path]:
+def _copy_databases(state: Path, names: list[Path], copies: Path) -> dict[Path, Path]:
     """Return a copy, as of one moment, of each SQLite database by its name in the state, MLflow's first."""
-    content = _content(state, *entries(state))
-    found = [name for name in content if name.suffix == ".db" and _is_sqlite(state / name)]
+    found = [name for name in _content(state, *names) if name.suffix == ".db" and _is_sqlite(state / name)]
     databases = {}
     for number, name in enumerate(sorted(found, key=lambda name: (name != _NAMES.mlflow_database, name))):
         copy = copies / f"{number}.db"
@@ -238,7 +245,7 @@ def _is_open(database: Path) -> bool:
     return False
 
 
-def _manifest(state: Path, databases: Mapping[Path, Path]) -> dict[str, Any]:
+def _manifest(state: Path, names: list[Path], databases: Mapping[Path, Path]) -> dict[str, Any]:
     """Return what is known of the state, from the copies of its databases."""
     version = None
     with contextlib.suppress(ValueError):  # a broken note is saved as it is
@@ -254,13 +261,13 @@ def _manifest(state: Path, databases: Mapping[Path, Path]) -> dict[str, Any]:
         "model_version": version,
         "predictions": Store(store).count_predictions() if store else 0,
         "state_dir": str(state),
-        "bytes": sum(_size(state / name) for name in _content(state, *entries(state))),
+        "bytes": sum(_size(state / name) for name in _content(state, *names)),
     }
 
 
-def _check_room(state: Path, directory: Path | None) -> None:
+def _check_room(state: Path, names: list[Path], directory: Path | None) -> None:
     """Refuse when the copies of the databases, or what may become of the archive, do not fit."""
-    sizes = [(name.suffix, _size(state / name)) for name in _content(state, *entries(state))]
+    sizes = [(name.suffix, _size(state / name)) for name in _content(state, *names)]
     needed = {state: SPARE_BYTES + sum(size for suffix, size in sizes if suffix == ".db")}
     if directory is not None:
         together = directory.stat().st_dev == state.stat().st_dev
@@ -283,8 +290,6 @@ def _size(file: Path) -> int:
 def _target(state: Path, argument: str) -> Path:
     """Return the absolute path to write to, which lies where the next backup does not take it for the state."""
     backups = Layout(state).backups
-    if not argument:
-        return backups / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz"
     file = Path(argument).expanduser().absolute()
     if file.exists():
         raise RefusedError(f"{file} exists already: remove it or name another FILE")
@@ -294,16 +299,16 @@ def _target(state: Path, argument: str) -> Path:
     return file
 
 
-def _write_file(state: Path, file: Path, key: SigningKey) -> Backup:
+def _write_file(state: Path, file: Path, key: SigningKey, *, shared: bool) -> Backup:
     """Write the backup beside its name, and give it the name when it is whole and on the disk."""
     if file.parent == Layout(state).backups:
         file.parent.mkdir(exist_ok=True)
-    _check_room(state, file.parent)
+    _check_room(state, _saved(state, shared=shared), file.parent)
     partial = file.with_name(f"{file.name}.partial")
     try:
         # Its owner's alone: what was asked and answered is in it.
         with open(partial, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
-            backup = write_backup(state, output, key)
+            backup = write_backup(state, output, key, shared=shared)
             output.flush()
             os.fsync(output.fileno())
         partial.rename(file)
@@ -311,6 +316,21 @@ def _write_file(state: Path, file: Path, key: SigningKey) -> Backup:
         partial.unlink(missing_ok=True)
         raise
     return backup
+
+
+def _upload(state: Path, address: str, key: SigningKey, *, shared: bool) -> tuple[Backup, int]:
+    """Write the backup and send it to object storage; return it with its size in bytes."""
+    folder, name = ObjectStorage.holding(address)
+    folder.check()
+    if folder.exists(name):
+        raise RefusedError(f"{address} exists already: remove it or name another FILE")
+    run = Layout(state).run
+    run.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="backup-", dir=run) as directory:
+        file = Path(directory) / name
+        backup = _write_file(state, file, key, shared=shared)
+        folder.upload(file, name)
+        return backup, file.stat().st_size
 
 
 def served(version: str | None) -> str:
@@ -335,6 +355,8 @@ def reported(command: Callable[[str], int], undone: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return command(argument)
+    except StorageError as error:
+        problem = str(error)
     except OSError as error:
         problem = f"{error.filename or argument or load_settings().state_dir}: {error.strerror or error}"
     except (RefusedError, BusyError, SignatureError, StoreError, sqlite3.Error) as error:
@@ -348,19 +370,26 @@ def reported(command: Callable[[str], int], undone: str) -> int:
 def backup(argument: str) -> int:
     """Write one backup, to stdout for ``-``, and return the exit code: 0 done, 3 a retraining runs."""
     settings = load_settings()
-    state, key = settings.state_dir, SigningKey.load(settings)
-    started = time.monotonic()
+    state, key, storage = settings.state_dir, SigningKey.load(settings), ObjectStorage.of(settings)
+    started, shared = time.monotonic(), storage is not None
     if not state.is_dir() or not entries(state):
         raise RefusedError(f"STATE_DIR={state} holds nothing yet")
+    if not argument:
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz"
+        argument = storage.address(f"{BACKUPS}/{name}") if storage else str(Layout(state).backups / name)
     try:
         with retraining_lock(Layout(state), "a backup", database_url=settings.database_url.get_secret_value()):
             if argument == "-":
-                _check_room(state, None)
-                written, where, told = write_backup(state, sys.stdout.buffer, key), "written to stdout", sys.stderr
+                _check_room(state, _saved(state, shared=shared), None)
+                written = write_backup(state, sys.stdout.buffer, key, shared=shared)
+                where, told = "written to stdout", sys.stderr
                 sys.stdout.buffer.flush()
+            elif argument.startswith(SCHEME):
+                written, size = _upload(state, argument, key, shared=shared)
+                where, told = f"{argument} ({size / 1e6:.1f} MB)", sys.stdout
             else:
                 file = _target(state, argument)
-                written = _write_file(state, file, key)
+                written = _write_file(state, file, key, shared=shared)
                 where, told = f"{file} ({file.stat().st_size / 1e6:.1f} MB)", sys.stdout
     except BusyError as busy:
         sys.stderr.write(f"no backup now: {busy}; try again when it has ended\n")
@@ -368,6 +397,8 @@ def backup(argument: str) -> int:
     told.write(_tell(written, where, time.monotonic() - started))
     if settings.database_url.get_secret_value():
         told.write("the database of DATABASE_URL is not in it: save that with pg_dump, now\n")
+    if storage:
+        told.write(f"what is in {storage.uri} is not in it: models, data and labels\n")
     return 0
 
 

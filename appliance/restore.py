@@ -20,7 +20,7 @@ import sys
 import tarfile
 import time
 import zlib
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Literal
@@ -43,6 +43,7 @@ from appliance.backup import (
 )
 from appliance.binaries import UNPACKING
 from appliance.prepare import RefusedError, check_writable, known_revisions, put_in_place
+from tableloop.object_storage import BACKUPS, SCHEME, ObjectStorage
 from tableloop.settings import load_settings
 from tableloop.signing import SignatureError, SigningKey, key_file
 from tableloop.state.layout import REPLACED, Layout
@@ -226,12 +227,17 @@ def _hold(state: Path) -> IO[bytes]:
     raise RefusedError(f"an appliance works with {state}: stop it first (make down, or docker stop)")
 
 
-def _source(state: Path, argument: str) -> IO[bytes]:
+def _source(state: Path, argument: str, storage: ObjectStorage | None) -> AbstractContextManager[IO[bytes]]:
     if argument == "-":
         return sys.stdin.buffer
+    if argument.startswith(SCHEME):
+        folder, name = ObjectStorage.holding(argument)
+        return folder.open(name)
     if argument:
         return Path(argument).expanduser().absolute().open("rb")
     found = sorted(file.as_posix() for file in Layout(state).backups.glob("*.tar.gz"))
+    if storage:
+        found += [storage.address(f"{BACKUPS}/{name}") for name in storage.names(BACKUPS)]
     raise RefusedError(f"which one? make restore FILE=..., with one of {', '.join(found) or 'your own'}")
 
 
@@ -241,7 +247,8 @@ def put_back(argument: str) -> int:
     settings = load_settings()
     state, file = settings.state_dir, key_file(settings)
     started = time.monotonic()
-    with _source(state, argument) as source:
+    storage = ObjectStorage.of(settings)
+    with _source(state, argument, storage) as source:
         check_writable(state)
         if any(state.iterdir()) and not Layout(state).is_state():
             raise RefusedError(f"STATE_DIR={state} holds files and is no state of the appliance: name an empty one")
@@ -260,6 +267,8 @@ def put_back(argument: str) -> int:
     )
     if url:
         sys.stdout.write("the database of DATABASE_URL is as it was: bring its own backup back with pg_restore\n")
+    if storage:
+        sys.stdout.write(f"what is in {storage.uri} is as it was: models, data and labels\n")
     if former is not None:
         sys.stdout.write(f"what was there before lies in {former}: remove it when nobody needs it\n")
     return 0

@@ -1,8 +1,8 @@
 """Write predictions with their labels into a file: ``python -m pipeline.export FILE``, ``make export FILE=...``.
 
-The name of the file says whether it is Parquet or CSV; ``-`` is CSV on stdout. It is read in parts, each as of one
-moment, so it takes 200 MB whatever the number of rows, and keeps nobody from writing. Exit codes: 0 done, 1 it
-cannot be written, 2 the time or the file's name cannot be read.
+The name of the file says whether it is Parquet or CSV; ``-`` is CSV on stdout, ``s3://…`` is in object storage. It is
+read in parts, each as of one moment, so it takes 200 MB whatever the number of rows, and keeps nobody from writing.
+Exit codes: 0 done, 1 it cannot be written, 2 the time or the file's name cannot be read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,11 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from tableloop.moments import moment
+from tableloop.object_storage import SCHEME, ObjectStorage
 from tableloop.settings import RegistrySettings
 from tableloop.state.database import Store
 from tableloop.state.errors import StoreError
+from tableloop.state.layout import Layout
 from tableloop.table import load_table
 
 FORMATS = (".parquet", ".csv")
@@ -84,26 +87,41 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
         new.unlink(missing_ok=True)
 
 
+@contextmanager
+def _uploaded(address: str, directory: Path) -> Iterator[BinaryIO]:
+    """Yield a file in a directory that goes to object storage when it is whole."""
+    folder, name = ObjectStorage.holding(address)
+    folder.check()
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="export-", dir=directory) as scratch:
+        path = Path(scratch) / name
+        with path.open("xb") as file:
+            yield file
+        folder.upload(path, name)
+
+
 def main() -> int:
     """Export once, and return the exit code."""
     parser = argparse.ArgumentParser(description="Write predictions with their labels into a file.")
     parser.add_argument("--from", dest="since", type=moment, help="asked for at this time or later")
     parser.add_argument("--to", dest="until", type=moment, help="asked for before this time")
-    parser.add_argument("file", help="a name that ends with .parquet or .csv, or - for CSV on stdout")
+    parser.add_argument("file", help="a name or s3://… that ends with .parquet or .csv, or - for CSV on stdout")
     arguments = parser.parse_args()
-    path = Path(arguments.file)
-    form = ".csv" if arguments.file == "-" else path.suffix.lower()
+    form = ".csv" if arguments.file == "-" else Path(arguments.file).suffix.lower()
     if form not in FORMATS:
         sys.stderr.write(
             f"nothing exported: FILE={arguments.file} ends with neither .parquet nor .csv, and is not -\n"
         )
         return 2
-    store = Store.of(RegistrySettings())
+    settings = RegistrySettings()
+    store = Store.of(settings)
+    is_remote = arguments.file.startswith(SCHEME)
     try:
         if arguments.file == "-":
             rows = export(store, sys.stdout.buffer, form, arguments.since, arguments.until)
         else:
-            with _whole(path) as file:
+            run = Layout(settings.state_dir).run  # which a start empties
+            with _uploaded(arguments.file, run) if is_remote else _whole(Path(arguments.file)) as file:
                 rows = export(store, file, form, arguments.since, arguments.until)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
@@ -111,7 +129,7 @@ def main() -> int:
     except (StoreError, OSError) as error:
         sys.stderr.write(f"nothing exported: {error}\n")
         return 1
-    where = "" if arguments.file == "-" else f" to {path}"
+    where = "" if arguments.file == "-" else f" to {arguments.file}"
     sys.stderr.write(f"{rows:,} predictions exported{where}\n")
     return 0
 

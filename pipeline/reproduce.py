@@ -29,10 +29,12 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 
 from pipeline.mlflow_runs import configure_client, read_lineage
 from pipeline.serving_version import ServingVersion, open_serving_version
+from pipeline.shared_workspace import fetch_labels
 from pipeline.workspace import prepare
 from tableloop.credentials import NoPasswordError
 from tableloop.mlflow_http import is_healthy
 from tableloop.model_process import ModelProcess, ModelProcessError
+from tableloop.object_storage import LABELS, ObjectStorage, StorageError
 from tableloop.settings import RegistrySettings
 from tableloop.state.label_batches import FEEDBACK, batch_files, batches_md5, revocation_files
 from tableloop.state.layout import Layout
@@ -80,7 +82,7 @@ def reproduce(client: MlflowClient, settings: RegistrySettings, number: str) -> 
             client.download_artifacts(version.run_id, "inputs", directory)
         except MlflowException as error:
             raise NotReproducibleError(f"version {number} was logged without its inputs: {error.message}") from error
-        _use_labels(version, Layout(settings.state_dir).workspace / FEEDBACK, workspace / FEEDBACK)
+        _use_labels(version, settings, workspace / FEEDBACK)
         family = version.tags["family"]
         _use_params(Path(directory) / "inputs/params.yaml", family, workspace / "params.yaml")
         other_code = _compare_lineage(version, workspace)
@@ -117,14 +119,23 @@ def _score(
     }
 
 
-def _use_labels(version: ModelVersion, source: Path, target: Path) -> None:
+def _use_labels(version: ModelVersion, settings: RegistrySettings, target: Path) -> None:
     """Copy the batches that the version was trained on, and what was revoked by then; newer ones stay away."""
     count = int(version.tags.get("feedback_batches", "0"))
+    if not count:
+        return
+    place = str(source := Layout(settings.state_dir).workspace / FEEDBACK)
+    if storage := ObjectStorage.of(settings):
+        place, source = storage.address(LABELS), target.with_name("all-labels")
+        try:
+            fetch_labels(storage, source)
+        except StorageError as error:
+            raise NotReproducibleError(f"its labels cannot be read: {error}") from error
     batches = batch_files(source)[:count]
     revocations = revocation_files(source)[: int(version.tags.get("revocations", "0"))]
-    if count and (len(batches) < count or batches_md5([*batches, *revocations]) != version.tags["feedback_md5"]):
+    if len(batches) < count or batches_md5([*batches, *revocations]) != version.tags["feedback_md5"]:
         raise NotReproducibleError(
-            f"its {count} batches of labels with md5 {version.tags['feedback_md5']} are not in {source}"
+            f"its {count} batches of labels with md5 {version.tags['feedback_md5']} are not in {place}"
         )
     for file in (*batches, *revocations):
         shutil.copyfile(file, target / file.name)

@@ -6,6 +6,7 @@ that every client of S3 reads: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -178,7 +179,7 @@ class ObjectStorage:
         except problems.ClientError as error:
             code, status = str(error.response["Error"]["Code"]), error.response["ResponseMetadata"]["HTTPStatusCode"]
             if code == "NoSuchKey" or (code == "404" and name):
-                raise FileNotFoundError(f"{address}: there is no such file") from None
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), address) from None
             told = f"{code} {error.response['Error'].get('Message', '')}".strip().rstrip(".")
             remedy = _REMEDIES.get(code, _LOGIN if status < 500 else _NETWORK)
             raise StorageError(f"{address}: {told}; {remedy}") from None

@@ -22,6 +22,7 @@ import pytest
 from appliance import prepare
 from appliance.backup import CHECKSUMS, MANIFEST, PRODUCT, SIGNATURE, in_use, write_backup
 from appliance.restore import ForeignError, restore
+from tableloop.object_storage import ObjectStorage
 from tableloop.signing import SigningKey
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
@@ -405,3 +406,52 @@ def test_a_state_in_use_is_known_by_its_lock_and_by_its_open_databases(state: Pa
     assert result.returncode == 1
     assert result.stderr.startswith(f"nothing restored: an appliance works with {state}: stop it first")
     assert not in_use(state)
+
+
+def run(module: str, state: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"appliance.{module}", *arguments]
+    environment = os.environ | {"STATE_DIR": str(state)} | variables
+    return subprocess.run(
+        command, cwd=prepare.ROOT, env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+
+
+def test_a_backup_goes_to_object_storage_and_comes_back_without_what_is_there(
+    state: Path, bucket: str, tmp_path: Path
+) -> None:
+    (state / "workspace/dvc.lock").write_text("results")
+    done = run("backup", state, "", ARTIFACTS_URI=bucket)
+    assert done.returncode == 0, done.stderr
+    (name,) = ObjectStorage(bucket).names("backups")
+    assert done.stdout.startswith(f"{bucket}/backups/{name} (0.")
+    assert f"what is in {bucket} is not in it: models, data and labels" in done.stdout
+    assert not list(state.glob("run/backup-*"))
+    new = tmp_path / "new"
+    KEY.keep(Layout(new).signing_key)
+    (new / ".tableloop").touch()
+    asked = run("restore", new, "", ARTIFACTS_URI=bucket)
+    assert f"{bucket}/backups/{name}" in asked.stderr
+    done = run("restore", new, f"{bucket}/backups/{name}", ARTIFACTS_URI=bucket)
+    assert done.returncode == 0, done.stderr
+    assert f"what is in {bucket} is as it was" in done.stdout
+    assert (new / "retrains.jsonl").read_text() == "{}"
+    assert not (new / "workspace").exists()
+
+
+def test_without_object_storage_of_its_own_a_backup_in_it_is_whole(state: Path, bucket: str, tmp_path: Path) -> None:
+    (state / "workspace/dvc.lock").write_text("results")
+    address = f"{bucket}/kept.tar.gz"
+    assert run("backup", state, address).returncode == 0
+    again = run("backup", state, address)
+    assert again.stderr == f"no backup was written: {address} exists already: remove it or name another FILE\n"
+    done = run("restore", tmp_path / "new", address, "--trust")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new/workspace/dvc.lock").read_text() == "results"
+
+
+def test_object_storage_that_cannot_be_used_is_one_line(state: Path, bucket: str) -> None:
+    nowhere = bucket.replace("/state", "-none")
+    for done in (run("backup", state, f"{nowhere}/x.tar.gz"), run("restore", state, f"{bucket}/none.tar.gz")):
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr == f"nothing restored: {bucket}/none.tar.gz: No such file or directory\n"
+    assert (state / "retrains.jsonl").exists()

@@ -12,10 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tableloop.object_storage import ObjectStorage
 from tableloop.state.database import EXPORTED_AT_ONCE, Store
 from tableloop.state.layout import Layout
 from tableloop.state.prediction_rows import Sent, row
 from tableloop.table import load_table
+from tests.s3 import S3Server
 
 NAMES = load_table().feature_names
 ROWS = 2 * EXPORTED_AT_ONCE + 5
@@ -88,3 +90,20 @@ def test_what_cannot_be_done_is_one_line(state: Path, arguments: list[str], code
     done = export(state, *arguments)
     assert done.returncode == code
     assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_file_in_object_storage_is_there_whole_or_not_at_all(
+    state: Path, bucket: str, s3_server: S3Server, tmp_path: Path
+) -> None:
+    done = export(state, f"{bucket}/all.parquet")
+    assert done.returncode == 0, done.stderr
+    assert f"{ROWS:,} predictions exported to {bucket}/all.parquet" in done.stderr
+    ObjectStorage(bucket).download("all.parquet", tmp_path / "copy.parquet")
+    assert len(pd.read_parquet(tmp_path / "copy.parquet")) == ROWS
+    assert [file.name for file in s3_server.files(bucket)] == ["all.parquet"]
+    assert list(Layout(state).run.iterdir()) == []
+    nowhere = bucket.replace("/state", "-none/all.csv")
+    done = export(state, nowhere)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"nothing exported: {nowhere.removesuffix('/all.csv')}: ")
+    assert "make the bucket, or name another" in done.stderr
