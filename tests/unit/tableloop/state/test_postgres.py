@@ -210,18 +210,6 @@ def test_the_drift_monitor_is_told_what_is_newest(url: str) -> None:
     assert told.stdout == "[1, null, 1, null]\n"
 
 
-def test_without_a_server_no_program_imports_psycopg() -> None:
-    modules = "app.main, appliance.prepare, appliance.status, monitoring.drift_monitor, monitoring.drift_check"
-    code = (
-        f"import sys, {modules}, pipeline.retrain, pipeline.rollback\n"
-        "from pathlib import Path; from tableloop.state.database import Store\n"
-        "Store(Path('/nowhere/predictions.db')).retrainings(1)\n"
-        "print(sorted(name for name in sys.modules if name.startswith('psycopg')))"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout == "[]\n"
-
-
 # -- a server that fails -----------------------------------------------------------------------------------------
 
 
