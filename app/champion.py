@@ -24,9 +24,10 @@ import numpy.typing as npt
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from app.schemas import Engine, Limits, Source
+from app.schemas import Engine, GroupError, Limits, Source
 from tableloop.model.coding import days_of
 from tableloop.model.intervals import Answers
+from tableloop.model.kriging import Neighbours
 from tableloop.state.database import REFUSED, SERVES
 from tableloop.state.errors import StoreError
 from tableloop.state.locks import champion_lock
@@ -64,6 +65,8 @@ class Metadata(BaseModel):
     interval_coverage: float = Field(gt=0, lt=1)
     scores: dict[Line, FiniteFloat] = {}
     limits: Limits | None = None
+    importance: dict[Line, FiniteFloat] = {}
+    error_by_region: list[GroupError] = []
     data_md5: Line | None = None
     code_digest: Line | None = None
 
@@ -71,14 +74,29 @@ class Metadata(BaseModel):
 Record = Callable[[Version, str, str], None]  # a version, what became of it, and why
 
 
+class Insight(Protocol):
+    """What explanations ask of a compiled scorer beside its answers."""
+
+    def left_out(self, rows: Matrix) -> Answers:
+        """Return what it would say of rows of its training, without each."""
+
+    def neighbours(self, row: Matrix, *, left_out: bool = False) -> Neighbours | None:
+        """Return the training places that a row is compared with; None if there are none."""
+
+
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: ``predict`` takes rows of shape (n, features), and ``metadata`` is that of the MLmodel file."""
+    """A loaded model: ``predict`` takes rows of shape (n, features), and ``metadata`` is that of the MLmodel file.
+
+    ``reference`` are some rows of its training, (m, features), if they were kept.
+    """
 
     predict: Predict
     engine: Engine
     metadata: Mapping[str, Any]
     example: Matrix
+    reference: Matrix | None = None
+    insight: Insight | None = None
 
 
 class Registry(Protocol):
@@ -107,6 +125,8 @@ class Champion:
     predict: Predict
     known: tuple[Known, ...]
     far_km: float
+    reference: Matrix | None = None
+    insight: Insight | None = None
 
     @property
     def family(self) -> str:
@@ -366,7 +386,8 @@ def dummy_champion() -> Champion:
         "scores": {},
         "interval_coverage": 0.9,
     }
-    model = Model(predict, "dummy", metadata, TABLE.coding.rows([[*TABLE.example.values()]]))
+    example = TABLE.coding.rows([[*TABLE.example.values()]])
+    model = Model(predict, "dummy", metadata, example, reference=example)
     return tried(model, Version("dummy", "none", None), "dummy")
 
 
@@ -398,6 +419,8 @@ def tried(model: Model, version: Version, source: Source) -> Champion:
         predict=model.predict,
         known=tuple(_known(column, metadata) for column in TABLE.features),
         far_km=(metadata.limits.far_km if metadata.limits else None) or math.inf,
+        reference=model.reference,
+        insight=model.insight,
     )
 
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
 from app.access import Access
+from app.explanations import Explanations
 from app.labels import FeedbackKeeper
 from app.predictor import Predictor
 from app.processes import Processes
@@ -32,6 +33,7 @@ class Parts:
     rates: Rates
     access: Access
     uploads: Uploads
+    explanations: Explanations
     processes: Processes
 
 

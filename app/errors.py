@@ -24,6 +24,10 @@ class NoModelError(Exception):
     """There is no model to predict with; the message says what the service is waiting for."""
 
 
+class NotExplainableError(Exception):
+    """The version that serves cannot be explained; the message says why."""
+
+
 class InvalidFileError(RequestValidationError):
     """A file cannot be predicted: the problems that are listed, and how many more there are."""
 
@@ -36,7 +40,14 @@ def add_handlers(app: FastAPI) -> None:
     """Register the handlers of this module."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    for failure in (NoReportError, NoModelError, PredictionLogError, StoreError, ModelProcessError):
+    for failure in (
+        NoReportError,
+        NotExplainableError,
+        NoModelError,
+        PredictionLogError,
+        StoreError,
+        ModelProcessError,
+    ):
         app.add_exception_handler(failure, _failed)
 
 
@@ -70,7 +81,7 @@ async def _http(_request: Request, error: Exception) -> Response:
 
 
 async def _failed(_request: Request, error: Exception) -> Response:
-    if isinstance(error, NoReportError):
+    if isinstance(error, (NoReportError, NotExplainableError)):
         return _answer(404, str(error))
     detail = f"the model gives no answer: it {error}" if isinstance(error, ModelProcessError) else str(error)
     return _answer(503, detail, {"Retry-After": "5"})

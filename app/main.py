@@ -24,6 +24,7 @@ from app.connections import KEEP_ALIVE_SECONDS, Connections
 from app.deps import Parts
 from app.drift_metrics import drift_gauges, retrains
 from app.errors import add_handlers
+from app.explanations import Explanations
 from app.labels import FeedbackKeeper
 from app.metrics import (
     HttpMetrics,
@@ -40,7 +41,7 @@ from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
 from app.processes import Processes
 from app.rates import Rates
-from app.routes import drift, feedback, page, predictions, retrainings, system
+from app.routes import drift, explain, feedback, page, predictions, retrainings, system
 from app.schemas import TABLE
 from app.uploads import Uploads
 from tableloop.api_keys import KeysError
@@ -81,6 +82,7 @@ def create_app(settings: Settings, processes: Processes | None = None) -> FastAP
         rates=Rates(metrics.total),
         access=Access(settings),
         uploads=Uploads(processes),
+        explanations=Explanations(processes),
         processes=processes,
     )
     for collector in (
@@ -122,7 +124,7 @@ def create_app(settings: Settings, processes: Processes | None = None) -> FastAP
         # 10 % of requests/s.
         routes=[
             route
-            for group in (predictions, feedback, drift, retrainings, system, page)
+            for group in (predictions, explain, feedback, drift, retrainings, system, page)
             for route in group.router.routes
         ],
     )

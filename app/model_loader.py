@@ -7,14 +7,19 @@ memory. A version without a compiled scorer that this code can read is run by it
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from loguru import logger
 
 from app.champion import Matrix, Model, Version
+from tableloop.drift.reference import REFERENCE_FILE, Reference
 from tableloop.mlflow_http import download_version, find_alias
+from tableloop.model.intervals import Answers
+from tableloop.model.kriging import Neighbours
 from tableloop.model.onnx_scorer import BrokenScorerError, Scorer
 from tableloop.model_process import ModelProcess
 from tableloop.settings import RegistrySettings
@@ -66,18 +71,38 @@ class MlflowRegistry:
         """
         files = open_version(directory, version.run_id, self._settings)
         table = load_table()
-        example = _example(directory / "input_example.json")
+        example, reference = _example(directory / "input_example.json"), _reference(directory / REFERENCE_FILE)
         if files.scorer is not None:
             try:
                 if trial:
                     try_scorer(files.scorer)
-                scorer, to_its = Scorer.load(files.scorer), table.coding.to(files.coding)
-                return Model(lambda rows: scorer.predict(to_its(rows)), "compiled", files.metadata, example)
+                scorer = _Compiled(Scorer.load(files.scorer), table.coding.to(files.coding))
+                return Model(scorer.predict, "compiled", files.metadata, example, reference, scorer)
             except BrokenScorerError as error:
                 logger.warning(f"the compiled scorer in {directory} is not used ({error}); scikit-learn serves")
         process = ModelProcess(files, answer_seconds=PREDICT_SECONDS, restarts=True)
         predict = partial(process.predict, coding=table.coding)
-        return Model(predict, "scikit-learn", files.metadata, example)
+        return Model(predict, "scikit-learn", files.metadata, example, reference)
+
+
+class _Compiled:
+    """A compiled scorer that takes rows in the coding of the table here."""
+
+    def __init__(self, scorer: Scorer, recode: Callable[[Matrix], Matrix]) -> None:
+        self._scorer = scorer
+        self._recode = recode
+
+    def predict(self, rows: Matrix) -> Answers:
+        """Return what the model says of rows."""
+        return self._scorer.predict(self._recode(rows))
+
+    def left_out(self, rows: Matrix) -> Answers:
+        """Return what it would say of rows of its training, without each."""
+        return self._scorer.left_out(self._recode(rows))
+
+    def neighbours(self, row: Matrix, *, left_out: bool = False) -> Neighbours | None:
+        """Return the training places that a row is compared with; None if there are none."""
+        return self._scorer.neighbours(self._recode(row[np.newaxis])[0], left_out=left_out)
 
 
 def _example(file: Path) -> Matrix:
@@ -88,3 +113,12 @@ def _example(file: Path) -> Matrix:
     stored = json.loads(file.read_text())
     order = [stored["columns"].index(name) for name in table.feature_names]
     return table.coding.rows([[row[place] for place in order] for row in stored["data"]])
+
+
+def _reference(file: Path) -> Matrix | None:
+    """Return the training rows that a version keeps; None where it keeps none of the columns that there are now."""
+    table = load_table()
+    try:
+        return Reference.load(file, table.feature_names).coded(table.coding)
+    except (OSError, ValueError):
+        return None

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from app.champion import Champion, Matrix
+from app.likeness import Likeness
 from app.schemas import TABLE, Features
 from tableloop.model.kriging import KILOMETRES
 from tableloop.table import DATA, Column, Comparable, Display, Table, Value
@@ -32,7 +33,6 @@ ROWS: Final = 50_000  # kept of a file; a second and 10 MB for 20 columns
 POINTS: Final = 3_000  # of a chart: more would hide each other
 ALIKE: Final = 6
 AROUND: Final = 40  # with a place, rows that are alike are chosen among this many nearest ones
-UNLIKE: Final = 0.25  # of two levels, or of a value and none; half of the range of numbers apart, squared
 EXAMPLE_ROWS: Final = 200
 CURVES: Final = 60  # the first features have one
 LEVELS: Final = 12  # of a category, in its curve
@@ -166,10 +166,10 @@ class Rows:
         """
         row = self._coded(features)
         if (place := self.table.place) is None:
-            return [self.row(int(number)) for number in self._first(ALIKE, row, self._apart(row, slice(None)))]
+            return [self.row(int(number)) for number in self._first(ALIKE, row, self._likeness.apart(row))]
         distances = self._kilometres(features[place.latitude], features[place.longitude])
         around = self._first(AROUND, row, distances)
-        alike = np.sort(np.argsort(self._apart(row, around), kind="stable")[:ALIKE])
+        alike = np.sort(np.argsort(self._likeness.apart(row, around), kind="stable")[:ALIKE])
         return [self.row(int(number), distances) for number in around[alike]]
 
     def row(self, number: int, distances: Matrix | None = None) -> DataRow:
@@ -273,36 +273,8 @@ class Rows:
         return [_scale(column, values) for column, values in zip(self.table.features, self.features.T, strict=True)]
 
     @cached_property
-    def _known(self) -> list[Matrix]:
-        """The values of each column that are not missing, in order."""
-        return [np.sort(values[~np.isnan(values)]) for values in self.features.T]
-
-    @cached_property
-    def _ranks(self) -> npt.NDArray[np.float32]:
-        """The rank of each value among those of its column, or the code of a level; of shape (features, n)."""
-        ranks = np.empty(self.features.T.shape, dtype=np.float32)
-        for number, values in enumerate(self.features.T):
-            ranks[number] = self._rank(number, values)
-        return ranks
-
-    def _rank(self, number: int, values: npt.ArrayLike) -> Matrix:
-        if not self.table.features[number].is_ordered:
-            return np.asarray(values)
-        return np.where(np.isnan(values), np.nan, np.searchsorted(self._known[number], values))
-
-    def _apart(self, row: Matrix, rows: Any) -> Matrix:
-        """Return how unlike a row the ``rows`` are that an index names."""
-        apart: Matrix = np.zeros(len(self.targets))[rows]
-        for number, (column, ranks) in enumerate(zip(self.table.features, self._ranks, strict=True)):
-            others, rank = ranks[rows], np.float32(self._rank(number, row[number]))
-            if np.isnan(rank):
-                apart += UNLIKE * ~np.isnan(others)
-            elif column.is_ordered:
-                squared = ((others - rank) / len(self.targets)) ** 2
-                apart += squared if column.required else np.where(np.isnan(squared), UNLIKE, squared)
-            else:
-                apart += UNLIKE * (others != rank)
-        return apart
+    def _likeness(self) -> Likeness:
+        return Likeness(self.table, self.features)
 
     def _first(self, number: int, row: Matrix, distances: Matrix) -> npt.NDArray[np.intp]:
         """Return so many rows with the shortest distances, in order, without a given row itself."""

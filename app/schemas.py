@@ -293,6 +293,16 @@ class Limits(BaseModel):
     by_distance: list[AtDistance] = about("Empty for a model that does not use places", default=[])
 
 
+class GroupError(BaseModel):
+    """Errors of a model on the test rows of one region."""
+
+    name: str = about("The region", "San Francisco Bay")
+    rows: Count = about("Number of rows", 812)
+    rmse: float = about(f"Their RMSE, in {TARGET.unit_words}", 0.42)
+    bias: float = about(f"Mean of predicted minus actual, in {TARGET.unit_words}", -0.01)
+    coverage: Share = about("Share of true values inside their intervals", 0.9)
+
+
 Range = Annotated[list[float | str], Field(min_length=2, max_length=2, examples=[[FIRST.minimum, FIRST.example]])]
 
 
@@ -330,6 +340,122 @@ class ModelCard(BaseModel):
         "Where the model becomes unreliable: errors on the other side of a line of latitude when trained "
         "on one side only, beside those of a linear model, and errors by distance to the nearest training place"
     )
+    importance: dict[str, float] = about(
+        f"By how much the RMSE on test rows rises, in {TARGET.unit_words}, when the values of an input are shuffled; "
+        "the columns of a place are one input. The greatest first; empty for versions of which it was not measured",
+        {TABLE.inputs[0].name: 0.41},
+        default={},
+    )
+    error_by_region: list[GroupError] = about("By region of the table; empty for a table without any", default=[])
+
+
+class ExplainPrediction(BaseModel):
+    """An earlier prediction to explain."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prediction_id: str = about("The `prediction_id` from the answer", ID_EXAMPLE, min_length=1, max_length=64)
+
+
+def _row_or_prediction(body: object) -> str:
+    return "prediction" if isinstance(body, dict) and "prediction_id" in body else "row"
+
+
+RowOrPrediction = Annotated[
+    Annotated[Features, Tag("row")] | Annotated[ExplainPrediction, Tag("prediction")],
+    Discriminator(_row_or_prediction),
+]
+_added = about(
+    _in_unit(TARGET, "What this input adds to the average prediction; negative where it takes away"),
+    round(0.1 * _EXAMPLE, 4),
+)
+
+
+class Contribution(BaseModel):
+    """What one input adds to the average prediction. The columns of a place are one input."""
+
+    name: str = about("Name of the input: that of its column, or of both columns of a place", TABLE.inputs[0].name)
+    title: str = about("Name for people", TABLE.inputs[0].title)
+    values: dict[str, Value] = about("Its values in the row", {FIRST.name: FIRST.example})
+    contribution: float = _added
+    standard_error: Distance | None = about(
+        "Standard error of the contribution where orders of the inputs were drawn; null where it is exact", None
+    )
+
+
+class Neighbour(BaseModel):
+    """A training row that takes part in the kriging estimate of a spatial model."""
+
+    latitude: float = about("Degrees north", 37.88)
+    longitude: float = about("Degrees east", -122.25)
+    kilometres: Distance = about("From the row", 1.4)
+    actual_value: float = about(_in_unit(TARGET, "Its value, as the model was trained on it"), TARGET.example)
+    weight: float = about(
+        "Its share in the estimate; all of them add up to 1, and one may be negative where another is in its way",
+        0.21,
+    )
+
+
+class Reason(BaseModel):
+    """Something that makes intervals wide or narrow, for this row and for the usual training row."""
+
+    name: Literal["nearest_km", "neighbour_spread", "rows_alike"] = about(
+        "`nearest_km`: kilometres to the nearest training place; `neighbour_spread`: standard deviation of the "
+        f"neighbours' values, in {TARGET.unit_words}; `rows_alike`: share of the training rows that are like this one",
+        "rows_alike",
+    )
+    value: float = about("For this row", 0.002)
+    usual: float = about("Median of the training rows, each without itself", 0.01)
+    effect: Literal["wider", "narrower", "usual"] = about(
+        "What it does to the interval here; `usual` for the middle half of the training rows", "wider"
+    )
+
+
+class IntervalReasons(BaseModel):
+    """Why the interval is as wide as it is."""
+
+    width: Distance = about(_in_unit(TARGET, "Width of the interval"), round(0.4 * _EXAMPLE, 4))
+    usual_width: Distance = about(
+        _in_unit(TARGET, "Median width for the training rows, each without itself"), round(0.3 * _EXAMPLE, 4)
+    )
+    wider_than: Share = about("Share of the training rows with a narrower interval", 0.8)
+    reasons: list[Reason] = about("What the model knows around the row")
+
+
+if TYPE_CHECKING:
+    Explanation = dict[str, Any]
+else:
+    Explanation = TypedDict(
+        "Explanation",
+        {
+            TABLE.answer: _predicted,
+            "interval": Interval,
+            "model_version": Annotated[str, about("Version that is explained: the one that serves", "1")],
+            "prediction_id": Annotated[str | None, about("As it was sent; null for a row", None, ID_EXAMPLE)],
+            "answered_by": Annotated[
+                str | None, about("Version that made the prediction of this id; null for a row", None, "1")
+            ],
+            "base_value": Annotated[
+                float, about(_in_unit(TARGET, "Average prediction, of a sample of training rows"), TARGET.example)
+            ],
+            "contributions": Annotated[
+                list[Contribution],
+                about("The greatest first; with the base value they add up to the prediction"),
+            ],
+            "neighbours": Annotated[
+                list[Neighbour], about("The greatest weight first; empty for models that ask no neighbours")
+            ],
+            "interval_reasons": IntervalReasons,
+            "warnings": Annotated[
+                list[str],
+                about(
+                    "As of the prediction, and a line when another version answered than the one that is explained",
+                    [],
+                ),
+            ],
+        },
+    )
+    Explanation.__doc__ = "Why a prediction is what it is: what each input adds to the average one."
 
 
 class Problem(BaseModel):

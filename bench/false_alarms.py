@@ -32,7 +32,8 @@ from threadpoolctl import threadpool_limits
 from monitoring.drift_check import load_policy
 from scenarios.market import split_rows
 from tableloop.drift.levels import level_names, with_unknown
-from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error, make_reference
+from tableloop.drift.reference import REFERENCE_FILE, Reference
+from tableloop.drift.statistics import Matrix, Policy, compare, live_error, make_reference
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.state.prediction_rows import row

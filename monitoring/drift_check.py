@@ -28,8 +28,9 @@ import yaml
 
 from monitoring.drift_decision import Memory, after_retraining, decide, iso, on_schedule
 from tableloop.drift.levels import with_unknown
+from tableloop.drift.reference import REFERENCE_FILE, Reference
 from tableloop.drift.report import as_text
-from tableloop.drift.statistics import REFERENCE_FILE, Matrix, Policy, Reference, compare, live_error
+from tableloop.drift.statistics import Matrix, Policy, compare, live_error
 from tableloop.model.coding import Coding
 from tableloop.schedule import next_time
 from tableloop.settings import Settings, load_settings

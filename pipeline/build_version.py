@@ -15,7 +15,7 @@ from mlflow.models import Model, infer_signature
 from mlflow.sklearn import save_model
 
 import tableloop
-from tableloop.drift.statistics import REFERENCE_FILE, Reference
+from tableloop.drift.reference import REFERENCE_FILE, Reference
 from tableloop.model import manifest
 from tableloop.model.conformal import ConformalRegressor, as_matrix
 from tableloop.model.onnx_export import NotCompilableError, write_scorer

@@ -33,7 +33,8 @@ from pipeline.git_commit import source_commit
 from pipeline.stage_runner import REPORTS, raw_data
 from tableloop.credentials import ADMIN, read_password
 from tableloop.drift.levels import with_unknown
-from tableloop.drift.statistics import Reference, make_reference
+from tableloop.drift.reference import Reference
+from tableloop.drift.statistics import make_reference
 from tableloop.evaluation.error_breakdown import DECILES, Answered, by_quantile
 from tableloop.evaluation.extrapolation import Limits
 from tableloop.model.coding import Coding

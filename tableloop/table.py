@@ -13,7 +13,7 @@ from datetime import date
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -221,6 +221,14 @@ class Column(_Part):
             raise ValueError(f"constraints.{what}: {value!r} is no {self.type}") from None
 
 
+class Input(NamedTuple):
+    """One or several features that have an effect together: their name, title, and numbers among the features."""
+
+    name: str
+    title: str
+    columns: tuple[int, ...]
+
+
 class Place(_Part):
     """The names of the two columns that say where a row is, in degrees."""
 
@@ -379,6 +387,21 @@ class Table(_Part):
     def feature_names(self) -> tuple[str, ...]:
         """The names of `features`."""
         return tuple(column.name for column in self.features)
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """What a person sees in the features: each is one input, but those of a place are one together."""
+        place = self.place
+        pair = (place.latitude, place.longitude) if place else ()
+        inputs = [
+            Input(column.name, column.title, (number,))
+            for number, column in enumerate(self.features)
+            if column.name not in pair
+        ]
+        if pair:
+            numbers = tuple(map(self.feature_names.index, pair))
+            inputs.append(Input("_".join(pair), "Place", numbers))
+        return tuple(sorted(inputs, key=lambda input_: input_.columns))
 
     @cached_property
     def kinds(self) -> dict[str, dict[str, Any]]:

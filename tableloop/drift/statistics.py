@@ -10,18 +10,14 @@ Of categories and booleans the counts by level are compared (`tableloop.drift.le
 not know, and missing values, are levels too. Where a number or a date may be missing, the share of missing values is
 tested beside the known values, and the smaller of both p-values counts twice.
 
-Pure functions. What a version was made from is kept with it as a `Reference` of some 200 kB.
+Pure functions. What a version was made from is kept with it as a `tableloop.drift.reference.Reference`.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,16 +36,14 @@ from tableloop.drift.levels import (
     stability,
     stability_of_levels,
 )
+from tableloop.drift.reference import QUANTILES, SAMPLE_ROWS, Reference
 from tableloop.figures import figure
 from tableloop.model.coding import Kinds
 from tableloop.table import Column, Table
 
 Matrix = npt.NDArray[np.float64]
 
-REFERENCE_FILE = "drift_reference.npz"  # in the directory of a model version
 PREDICTION = "prediction"
-QUANTILES = 1024
-SAMPLE_ROWS = 2000
 PSI_BINS = 10
 HISTOGRAM_BINS = 20
 FOLDS = 4
@@ -74,84 +68,6 @@ class Policy:
     live_margin: float
     new_labels: int
     cooldown_seconds: float
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a version was made from.
-
-    Attributes
-    ----------
-    columns : tuple of str
-        The names of the features.
-    quantiles : ndarray of shape (features + 1, `QUANTILES`)
-        Of the features, then of the version's predictions of rows it had not seen; of the values that are known.
-    counts, deviations : ndarray of shape (features + 1,)
-        Of how many rows these are, and the standard deviations.
-    rows : ndarray of shape (m, features)
-        At most `SAMPLE_ROWS` of the rows.
-    test_rmse : float
-        The error that the version promised.
-    missing : ndarray of shape (features + 1,)
-        The shares of missing values.
-    levels : ndarray of shape (features + 1, most levels)
-        The shares of the levels of `level_names`, where a column has any.
-    kinds : Kinds
-        How its columns are coded.
-    """
-
-    columns: tuple[str, ...]
-    quantiles: Matrix
-    counts: Matrix
-    deviations: Matrix
-    rows: Matrix
-    test_rmse: float
-    missing: Matrix
-    levels: Matrix
-    kinds: Kinds
-
-    def save(self, path: Path) -> None:
-        """Write the reference."""
-        np.savez_compressed(path, **asdict(self) | {"kinds": json.dumps(self.kinds)})
-
-    @classmethod
-    def load(cls, path: Path, columns: Sequence[str]) -> Reference:
-        """Read a reference, its features in the order of ``columns``; one without names is in that order.
-
-        Older ones are of numbers that are never missing.
-
-        Raises
-        ------
-        OSError, ValueError
-            There is none, the file is something else, or of other columns.
-        """
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                names = tuple(file["columns"].tolist()) if "columns" in file else tuple(columns)
-                numbers = ("quantiles", "counts", "deviations", "rows", "test_rmse")
-                quantiles, counts, deviations, rows, test_rmse = (
-                    np.asarray(file[name], dtype=np.float64) for name in numbers
-                )
-                missing = np.asarray(file["missing"], np.float64) if "missing" in file else np.zeros(len(counts))
-                levels = np.asarray(file["levels"], np.float64) if "levels" in file else np.zeros((len(counts), 0))
-                kinds = json.loads(str(file["kinds"])) if "kinds" in file else {}
-        except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} is not a drift reference: {error}") from None
-        if sorted(names) != sorted(columns) or rows.shape[1:] != (len(columns),):
-            raise ValueError(f"{path} is a drift reference of other columns: {', '.join(names)}")
-        order = [names.index(name) for name in columns]
-        with_predictions = [*order, len(order)]
-        return cls(
-            columns=tuple(columns),
-            quantiles=quantiles[with_predictions],
-            counts=counts[with_predictions],
-            deviations=deviations[with_predictions],
-            rows=rows[:, order],
-            test_rmse=float(test_rmse),
-            missing=missing[with_predictions],
-            levels=levels[with_predictions],
-            kinds=kinds,
-        )
 
 
 def make_reference(

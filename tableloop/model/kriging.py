@@ -11,7 +11,7 @@ largest kernel value to the row take part, so a row costs one small linear syste
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,20 @@ KERNEL = {"place_share": 0.5, "place_length": 1.0, "noise": 0.1, "place": 1.0}  
 NEIGHBOUR_KEYS = ("distance", "mean", "deviation", "around")
 LAST = ("KrigingUncertainty", "Kriging")
 _CHUNK = 256  # rows at a time: their kernel matrices stay in the processor's cache
+
+
+class Neighbours(NamedTuple):
+    """The training places of which the kriging estimate of one row is made, the nearest first; each (count,).
+
+    ``latitudes`` and ``longitudes`` in degrees, ``kilometres`` from the row. The estimate is the sum of the
+    ``values``, each times its weight; ``weights`` add up to 1, and one may be negative where another is in its way.
+    """
+
+    latitudes: Matrix
+    longitudes: Matrix
+    kilometres: Matrix
+    values: Matrix
+    weights: Matrix
 
 
 class RowInputs:
@@ -110,6 +124,29 @@ class NeighbourFeatures:
         distances, indices = self.nearest(places, self._candidates)
         return self.features(X, places, distances, indices), distances[:, 0] * KILOMETRES
 
+    def left_out(self, X: Matrix) -> tuple[Features, Matrix]:
+        """Return the same of rows that may be among the remembered ones, each without itself."""
+        places = self.places(X)
+        distances, indices = self._others(X, places)
+        return self.features(X, places, distances, indices), distances[:, 0] * KILOMETRES
+
+    def neighbours(self, row: Matrix, *, left_out: bool = False) -> Neighbours:
+        """Return the places that one row's kriging estimate is made of, with their weights.
+
+        With ``left_out`` the row may be a remembered one, and is none of them.
+        """
+        X = row[np.newaxis]
+        places = self.places(X)
+        distances, indices = self._others(X, places) if left_out else self.nearest(places, self._candidates)
+        inputs = self._scaled(self._row_inputs(X, places)[1])
+        chosen, to_row, _, covariance = self._system(inputs, distances, indices)
+        of_row, of_mean = np.linalg.solve(covariance[0], np.stack([to_row[0], np.ones(to_row.shape[1])], axis=1)).T
+        weights = of_row + of_mean * (1.0 - of_row.sum()) / of_mean.sum()
+        kilometres, numbers = distances.take(chosen[0]) * KILOMETRES, indices.take(chosen[0])
+        order = np.argsort(kilometres, kind="stable")
+        latitudes, longitudes = self.places.coordinates(self._places[numbers[order]]).T
+        return Neighbours(latitudes, longitudes, kilometres[order], self._targets[numbers[order]], weights[order])
+
     def nearest(self, places: Matrix, count: int) -> tuple[Matrix, Indices]:
         """Return distances (degrees of latitude) and row numbers of the nearest training places, (n, count)."""
         distances, indices = self._tree.query(places, count)
@@ -136,13 +173,44 @@ class NeighbourFeatures:
         sums = targets.cumsum(axis=1)
         for column, compute in self._of_neighbours:
             out[:, column] = compute(distances, targets, sums, indices, self._rows)
+        out[:, -1], out[:, -2] = self._krige(self._scaled(inputs), distances, indices, targets)
+
+    def _scaled(self, inputs: Matrix) -> Matrix:
+        """Return the inputs as those of the remembered places are; they may be overwritten."""
         if self._input_medians is not None:
             inputs = np.where(np.isfinite(inputs), inputs, self._input_medians)
         inputs *= self._input_scale
-        out[:, -1], out[:, -2] = self._krige(inputs, distances, indices, targets)
+        return inputs
+
+    def _others(self, X: Matrix, places: Matrix) -> tuple[Matrix, Indices]:
+        """Return distances and row numbers of the nearest training places, without one that is the row itself."""
+        count = min(self._candidates, len(self._places) - 1)
+        distances, indices = self.nearest(places, count + 1)
+        inputs = self._scaled(self._row_inputs(X, places)[1])
+        same = (distances == 0) & np.isclose(self._inputs[indices], inputs[:, np.newaxis]).all(axis=2)
+        itself = np.zeros(same.shape, dtype=np.bool_)
+        # The last one is left out where none is the row itself.
+        itself[np.arange(len(X)), np.where(same.any(axis=1), same.argmax(axis=1), count)] = True
+        return distances[~itself].reshape(-1, count), indices[~itself].reshape(-1, count)
 
     def _krige(self, inputs: Matrix, distances: Matrix, indices: Indices, targets: Matrix) -> tuple[Matrix, Matrix]:
         """Return the kriging estimates of rows and the share of variance that their neighbours leave open."""
+        chosen, to_row, count, covariance = self._system(inputs, distances, indices)
+        # Two right-hand sides of one system: the row's covariances, and ones for the unknown mean. What is wanted of
+        # the two solutions are their products with the same two and with the values.
+        columns = np.empty((len(inputs), 3, count))
+        columns[:, 0], columns[:, 1], columns[:, 2] = to_row, 1.0, targets.take(chosen)
+        products = columns @ np.linalg.solve(covariance, columns[:, :2].swapaxes(1, 2))
+        (row_row, _), (row_one, one_one), (row_target, one_target) = products.transpose(1, 2, 0)
+        mean = one_target / one_one
+        return mean + row_target - mean * row_one, 1.0 - row_row / self._variance
+
+    def _system(self, inputs: Matrix, distances: Matrix, indices: Indices) -> tuple[Indices, Matrix, int, Matrix]:
+        """Return which neighbours of rows take part in the kriging, and their covariances.
+
+        That is: their positions among all rows' neighbours (n, count), for `take`; their covariances with the row
+        (n, count); the count; and those among themselves (n, count, count).
+        """
         offsets = self._inputs.take(indices, axis=0)
         offsets -= inputs[:, None]
         # By place and over all inputs, here and below: what is the same for both kinds of distance is one call.
@@ -152,27 +220,18 @@ class NeighbourFeatures:
         to_row = self._covariance(apart)
 
         count = min(self._neighbours, indices.shape[1])
-        # As positions among all rows' neighbours, for `take`: indexing with two arrays costs a single row much more.
+        # Positions, because indexing with two arrays costs a single row much more.
         best = to_row.argpartition(-count, axis=1)[:, -count:]
         best += np.arange(0, indices.size, indices.shape[1])[:, None]
-        to_row, targets, indices = to_row.take(best), targets.take(best), indices.take(best)
         offsets = offsets.reshape(-1, offsets.shape[2]).take(best, axis=0)
-        around = self._scaled_places.take(indices, axis=0)
+        around = self._scaled_places.take(indices.take(best), axis=0)
         around -= around[:, :1].copy()  # the products of small numbers are exact enough for their distances
         within = np.empty((2, len(inputs), count, count))
         for points, products in zip((around, offsets), within, strict=True):
             np.matmul(points, points.swapaxes(1, 2), out=products)
         covariance = self._covariance(_as_distances(within))
         covariance.reshape(len(inputs), -1)[:, :: count + 1] = self._diagonal
-
-        # Two right-hand sides of one system: the row's covariances, and ones for the unknown mean. What is wanted of
-        # the two solutions are their products with the same two and with the values.
-        columns = np.empty((len(inputs), 3, count))
-        columns[:, 0], columns[:, 1], columns[:, 2] = to_row, 1.0, targets
-        products = columns @ np.linalg.solve(covariance, columns[:, :2].swapaxes(1, 2))
-        (row_row, _), (row_one, one_one), (row_target, one_target) = products.transpose(1, 2, 0)
-        mean = one_target / one_one
-        return mean + row_target - mean * row_one, 1.0 - row_row / self._variance
+        return best, to_row.take(best), count, covariance
 
     def _covariance(self, distances: Matrix) -> Matrix:
         """Return the kernel of distances by place and over all inputs, (2, ...) to (...); they are overwritten.

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ import onnxruntime
 
 from tableloop.model.design import Design
 from tableloop.model.intervals import Answers, interval_ends
-from tableloop.model.kriging import NeighbourFeatures
+from tableloop.model.kriging import Features, NeighbourFeatures, Neighbours
 
 Matrix = npt.NDArray[np.float64]
+_Look = Callable[[Matrix], tuple[Features, Matrix]]  # at the neighbours of rows
 
 TREES = "trees.onnx"
 ARRAYS = "arrays.npz"
@@ -110,20 +111,34 @@ class Scorer:
 
     def predict(self, X: Matrix) -> Answers:
         """Return what the model says of rows of shape (n, columns)."""
+        return self._predict(X, self._neighbours)
+
+    def left_out(self, X: Matrix) -> Answers:
+        """Return what it would say of rows of its training, of which a spatial model remembers many, without each."""
+        return self._predict(X, None if self._neighbours is None else self._neighbours.left_out)
+
+    def neighbours(self, row: Matrix, *, left_out: bool = False) -> Neighbours | None:
+        """Return the training places that a row, (columns,), is compared with; None if the model remembers none.
+
+        With ``left_out`` the row itself is none of them.
+        """
+        return None if self._neighbours is None else self._neighbours.neighbours(row, left_out=left_out)
+
+    def _predict(self, X: Matrix, look: _Look | None) -> Answers:
         if 0 < len(X) <= CHUNK:
-            return self._answer(*self._score(X))
-        scored = np.empty((2 if self._neighbours is None else 3, len(X)))
+            return self._answer(*self._score(X, look))
+        scored = np.empty((2 if look is None else 3, len(X)))
         for start in range(0, len(X), CHUNK):
-            for row, part in zip(scored, self._score(X[start : start + CHUNK]), strict=True):
+            for row, part in zip(scored, self._score(X[start : start + CHUNK], look), strict=True):
                 row[start : start + CHUNK] = part
         return self._answer(*scored)
 
-    def _score(self, X: Matrix) -> tuple[Matrix, ...]:
+    def _score(self, X: Matrix, look: _Look | None) -> tuple[Matrix, ...]:
         """Return values, expected errors and, of a spatial model, kilometres to the nearest place, each (n,)."""
-        if self._neighbours is None:
+        if look is None:
             value, error = self._trees.run(OUTPUTS, {"features": self._design(X)})
             return value[:, 0], error[:, 0]
-        features, kilometres = self._neighbours(X)
+        features, kilometres = look(X)
         value, error = self._trees.run(OUTPUTS, {"features": features.astype(np.float64)})
         return value[:, 0], error[:, 0], kilometres
 

@@ -49,6 +49,11 @@ class Places:
         where *= self._degrees
         return where
 
+    def coordinates(self, places: Matrix) -> Matrix:
+        """Return latitudes and longitudes of such places, (n, 2)."""
+        coordinates: Matrix = places / self._degrees
+        return coordinates
+
 
 class Terms:
     """The values of named terms.

@@ -215,6 +215,18 @@ class Store:
             if None not in row or not any(row[place] is None for place in self._needed)
         ]
 
+    def prediction(self, prediction_id: str) -> Predicted | None:
+        """Return a prediction, whatever features it has; None when there is none of this id."""
+        table = self._predictions
+        fixed = (table.c.id, table.c.requested_at, table.c.model_version, table.c.prediction)
+        query = sa.select(*fixed, *self._features).where(table.c.prediction_id == prediction_id)
+        with self.reading() as connection:
+            found = connection.execute(query).first()
+        if found is None:
+            return None
+        number, at, version, value, *row = found
+        return Predicted(number, at, version, value, row)
+
     def count_predictions(self) -> int:
         """Return how many predictions there are."""
         return self._count(sa.select(sa.func.count()).select_from(self._predictions))

@@ -20,7 +20,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from app.prediction_writer import PredictionLog
-from tableloop.drift.statistics import REFERENCE_FILE, Matrix, make_reference
+from tableloop.drift.reference import REFERENCE_FILE
+from tableloop.drift.statistics import Matrix, make_reference
 from tableloop.state import prediction_rows
 from tableloop.state.database import Retraining, Store, retrainings
 from tableloop.state.layout import Layout

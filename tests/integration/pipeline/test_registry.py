@@ -21,7 +21,7 @@ from skops import io as skops_io
 
 from pipeline.preprocess import place_in_split
 from pipeline.stage_runner import raw_data
-from tableloop.drift.statistics import REFERENCE_FILE, Reference
+from tableloop.drift.reference import REFERENCE_FILE, Reference
 from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.table import load_table
 from tests.integration.pipeline.conftest import PARTS, SMALL, Project

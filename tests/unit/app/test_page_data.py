@@ -17,6 +17,7 @@ import pytest
 
 from app import page_data
 from app.champion import Champion, Matrix, dummy_champion
+from app.likeness import UNLIKE
 from app.page_data import NoRowsError, Rows, read_rows
 from tableloop.model.coding import days_of
 from tableloop.model.intervals import Answers
@@ -170,7 +171,7 @@ def distance(rows: Rows, given: dict[str, Any], number: int = 0, features: dict[
     for place, column in enumerate(rows.table.features):
         mine, other = given[column.name], features[column.name]
         if mine is None or other is None or not column.is_ordered:
-            total += page_data.UNLIKE if mine != other else 0
+            total += UNLIKE if mine != other else 0
         else:
             values = rows.features[:, place]
             first, second = (days_of(value) if isinstance(value, str) else value for value in (mine, other))

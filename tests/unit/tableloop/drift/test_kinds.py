@@ -13,8 +13,9 @@ import pytest
 
 from monitoring.drift_check import load_policy
 from tableloop.drift.levels import with_unknown
+from tableloop.drift.reference import Reference
 from tableloop.drift.report import as_html, as_text
-from tableloop.drift.statistics import Matrix, Reference, compare, make_reference
+from tableloop.drift.statistics import Matrix, compare, make_reference
 from tableloop.table import Table
 
 POLICY = load_policy()
