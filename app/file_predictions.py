@@ -14,21 +14,24 @@ import io
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+import numpy as np
 from fastapi import HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from loguru import logger
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from app.champion import Champion
+from app.champion import Champion, Matrix
 from app.deps import Parts
 from app.errors import InvalidFileError
+from app.explanations import Explanations
 from app.predictor import Predictor, predict_rows
 from app.processes import Processes
 from tableloop.model.intervals import Answers
@@ -44,6 +47,9 @@ MEDIA_TYPES: Final[dict[str, Kind]] = {
 }
 MAX_FILE_BYTES: Final = 1024**3
 RESERVE_BYTES: Final = 200 << 20  # of the disk, for what must be written: predictions, labels, logs
+EXPLAINED_ROWS: Final = 1_000  # two minutes of a core
+EXPLANATION_COLUMNS: Final = ("base_value", *(f"contribution_{input_.name}" for input_ in load_table().inputs))
+_EXPLAINED_TOGETHER: Final = 20
 _SPOOL_BYTES: Final = 1 << 20
 _CHARSET: Final = re.compile(r"utf-(8-sig|16|32)(-[bl]e)?|iso8859-[0-9]+|cp125[0-9]|mac-roman")
 
@@ -68,21 +74,43 @@ async def predict_table(request: Request) -> StreamingResponse:
     decoder = _decoder(request.headers["content-type"]) if given == "text/csv" else None
     wanted = _accepted(request.headers.get("accept", "*/*"), given)
     kind_in, kind_out = MEDIA_TYPES[given], MEDIA_TYPES[wanted]
+    explained = asks_for_reasons(request)
     with ExitStack() as until_refused:
         until_refused.enter_context(parts.uploads.one_of(request.client.host if request.client else ""))
         file = until_refused.enter_context(await _spooled(request, parts.layout.spool, decoder))
         try:
             rows = await _checked(file, kind_in, kind_out, parts)
+            if explained and rows > EXPLAINED_ROWS:
+                raise tables.TableError.of(
+                    f"explain=true is for at most {EXPLAINED_ROWS:,} rows; there are {rows:,}: send fewer"
+                )
             reader = tables.TableReader(file, kind_in, load_table())
             sink = io.BytesIO()
-            writer = tables.TableWriter(sink, reader.schema, kind_out, load_table().answer)
+            further = EXPLANATION_COLUMNS if explained else ()
+            writer = tables.TableWriter(sink, reader.schema, kind_out, load_table().answer, further)
         except tables.TableError as error:
             raise InvalidFileError([_located(problem) for problem in error.problems], error.unlisted) from error
         until_sent = until_refused.pop_all()
     line = request.scope["line"]
     line.update(model_version=champion.version, rows=rows)
-    answer = _answer(predictor, champion, _Table(reader, writer, sink), line)
+    explanations = parts.explanations if explained else None
+    answer = _answer(predictor, champion, _Table(reader, writer, sink, explained=explained), line, explanations)
     return _FileResponse(answer, wanted, until_sent)
+
+
+def asks_for_reasons(request: Request) -> bool:
+    """Return whether a request asks for contributions, by ``explain=true``.
+
+    Raises
+    ------
+    RequestValidationError
+        It is neither true nor false.
+    """
+    given = request.query_params.get("explain", "false")
+    if given not in ("true", "false"):
+        problem = {"type": "bool_parsing", "loc": ("query", "explain"), "msg": "Input should be true or false"}
+        raise RequestValidationError([problem | {"input": given}])
+    return given == "true"
 
 
 class _FileResponse(StreamingResponse):
@@ -118,21 +146,24 @@ def _check_parquet(file: BinaryIO, kind_out: Kind, processes: Processes) -> int:
 class _Table:
     """An answer that is being made, for use by one thread at a time."""
 
-    def __init__(self, reader: Any, writer: Any, sink: io.BytesIO) -> None:
-        self._batches = reader.batches()
+    def __init__(self, reader: Any, writer: Any, sink: io.BytesIO, *, explained: bool) -> None:
+        # Few at a time where each takes a tenth of a second: a client sees that the answer goes on.
+        self._batches = _divided(reader.batches()) if explained else reader.batches()
         self._writer = writer
         self._sink = sink
 
     def predict_next(self, champion: Champion, request_id: str) -> tuple[Any, Answers, list[str], list[Row]] | None:
-        """Return the next batch with its answers, ids and rows for the prediction log; None at the end."""
+        """Return the next rows with their answers, ids and rows for the prediction log; None at the end."""
         rows = next(self._batches, None)
         if rows is None:
             return None
-        return rows.batch, *predict_rows(champion, rows.features, rows.values(), request_id)
+        return rows, *predict_rows(champion, rows.features, rows.values(), request_id)
 
-    def encode(self, batch: Any, answers: Answers, version: str, ids: list[str]) -> bytes:
-        """Return the next bytes of the answer, with the predictions of a batch."""
-        self._writer.write(batch, answers, version, ids)
+    def encode(
+        self, rows: Any, answers: Answers, version: str, ids: list[str], contributions: Sequence[Matrix]
+    ) -> bytes:
+        """Return the next bytes of the answer, with the predictions of some rows."""
+        self._writer.write(rows.batch, answers, version, ids, contributions)
         return self._taken()
 
     def end(self) -> bytes:
@@ -147,8 +178,20 @@ class _Table:
         return taken
 
 
+def _divided(batches: Iterator[Any]) -> Iterator[Any]:
+    for rows in batches:
+        for start in range(0, len(rows.features), _EXPLAINED_TOGETHER):
+            yield rows.part(start, _EXPLAINED_TOGETHER)
+
+
+async def _contributions(explanations: Explanations, champion: Champion, rows: Matrix) -> list[Matrix]:
+    """Return the columns of `EXPLANATION_COLUMNS` for rows; `/explain` has its turn between them."""
+    found = [(await explanations.of(champion, row)).shapley for row in rows]
+    return [*np.array([(shapley.base, *shapley.values) for shapley in found]).T]
+
+
 async def _answer(
-    predictor: Predictor, champion: Champion, table: _Table, line: dict[str, Any]
+    predictor: Predictor, champion: Champion, table: _Table, line: dict[str, Any], explanations: Explanations | None
 ) -> AsyncIterator[bytes]:
     sent, request_id = 0, line["request_id"]
     try:
@@ -157,10 +200,14 @@ async def _answer(
                 predicted = await run_in_threadpool(table.predict_next, champion, request_id)
                 if predicted is None:
                     break
-                batch, answers, ids, rows = predicted
-                committed = predictor.committed(rows)
-                encoded = await run_in_threadpool(table.encode, batch, answers, champion.version, ids)
+                rows, answers, ids, logged = predicted
+                committed = predictor.committed(logged)
+                if explanations is None:
+                    encoded = await run_in_threadpool(table.encode, rows, answers, champion.version, ids, ())
                 await committed
+            if explanations is not None:  # while other files are predicted
+                why = await _contributions(explanations, champion, rows.features)
+                encoded = await run_in_threadpool(table.encode, rows, answers, champion.version, ids, why)
             line.setdefault("prediction_id", ids[0])
             yield encoded
             sent += len(ids)

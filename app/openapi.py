@@ -139,6 +139,12 @@ FILE_IN: Final = {
         },
     },
 }
+EXPLAIN: Final = {
+    "name": "explain",
+    "in": "query",
+    "description": "Of a file: whether the contributions of the inputs are appended to each row",
+    "schema": {"type": "boolean", "default": False},
+}
 FILE_OUT: Final = {
     "text/csv": {
         "schema": {"type": "string", "description": "The rows of the file with five more columns"},

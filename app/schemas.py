@@ -293,6 +293,16 @@ class Limits(BaseModel):
     by_distance: list[AtDistance] = about("Empty for a model that does not use places", default=[])
 
 
+class Importance(BaseModel):
+    """How much a model depends on one input. The columns of a place are one input."""
+
+    name: str = about("Name of the input: that of its column, or of both columns of a place", TABLE.inputs[0].name)
+    title: str = about("Name for people", TABLE.inputs[0].title)
+    rmse_rise: float = about(
+        f"By how much the RMSE on test rows rises when its values are shuffled, in {TARGET.unit_words}", 0.41
+    )
+
+
 class GroupError(BaseModel):
     """Errors of a model on the test rows of one region."""
 
@@ -340,11 +350,8 @@ class ModelCard(BaseModel):
         "Where the model becomes unreliable: errors on the other side of a line of latitude when trained "
         "on one side only, beside those of a linear model, and errors by distance to the nearest training place"
     )
-    importance: dict[str, float] = about(
-        f"By how much the RMSE on test rows rises, in {TARGET.unit_words}, when the values of an input are shuffled; "
-        "the columns of a place are one input. The greatest first; empty for versions of which it was not measured",
-        {TABLE.inputs[0].name: 0.41},
-        default={},
+    importance: list[Importance] = about(
+        "What the model looks at, the greatest first; empty when it was not measured for this version", default=[]
     )
     error_by_region: list[GroupError] = about("By region of the table; empty for a table without any", default=[])
 
@@ -401,7 +408,7 @@ class Reason(BaseModel):
 
     name: Literal["nearest_km", "neighbour_spread", "rows_alike"] = about(
         "`nearest_km`: kilometres to the nearest training place; `neighbour_spread`: standard deviation of the "
-        f"neighbours' values, in {TARGET.unit_words}; `rows_alike`: share of the training rows that are like this one",
+        f"neighbours' values, in {TARGET.unit_words}; `rows_alike`: share of training rows that are like this one",
         "rows_alike",
     )
     value: float = about("For this row", 0.002)

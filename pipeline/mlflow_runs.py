@@ -10,7 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from tableloop.credentials import ADMIN, read_password
 from tableloop.drift.levels import with_unknown
 from tableloop.drift.reference import Reference
 from tableloop.drift.statistics import make_reference
-from tableloop.evaluation.error_breakdown import DECILES, Answered, by_quantile
+from tableloop.evaluation.error_breakdown import DECILES, Answered, by_quantile, by_region
 from tableloop.evaluation.extrapolation import Limits
+from tableloop.evaluation.importance import importance
 from tableloop.model.coding import Coding
 from tableloop.model.conformal import ConformalRegressor, as_matrix
 from tableloop.settings import RegistrySettings
@@ -349,6 +350,17 @@ def _ranges(fitted: pd.DataFrame, table: Table) -> dict[str, list[float]]:
     }
 
 
+def _looked_into(candidate: Candidate, model: ConformalRegressor, test: pd.DataFrame) -> dict[str, Any]:
+    """Return what a model looks at and where it errs, for its page."""
+    table = load_table()
+    of_test = answered(model, test)
+    first = slice(int(candidate.params["importance_rows"]))
+    return {
+        "importance": importance(model.predict, of_test.rows[first], of_test.actual[first], table.inputs),
+        "error_by_region": [asdict(group) for group in by_region(of_test, table)],
+    }
+
+
 def _log_version(
     client: MlflowClient,
     run: Run,
@@ -377,6 +389,8 @@ def _log_version(
         "data_md5": lineage.data_md5,
         "code_digest": lineage.code_digest,
     }
+    if candidate.limits is not None:
+        metadata |= _looked_into(candidate, model, datasets["test"].df)
     run_id = run.info.run_id
     logged = client.create_logged_model(
         run.info.experiment_id,

@@ -101,6 +101,12 @@ class Rows(NamedTuple):
     features: Matrix
     others: dict[int, list[Value]]
 
+    def part(self, start: int, count: int) -> Rows:
+        """Return at most so many of the rows, from one on."""
+        rows = slice(start, start + count)
+        others = {place: values[rows] for place, values in self.others.items()}
+        return Rows(self.batch.slice(start, count), self.features[rows], others)
+
     def values(self) -> Iterable[Sequence[Value]]:
         """Return the features of each row as they are; a number that is missing is NaN."""
         if not self.others:
@@ -303,12 +309,23 @@ def check_table(file: BinaryIO, kind: Kind, table: Table, kind_out: Kind) -> int
 class TableWriter:
     """Writes batches with their predictions to a binary file; what it holds back is one row group at most.
 
-    ``answer`` is the name of the predicted value. Whether the file can hold the rows, `check_table` has found out.
+    ``answer`` is the name of the predicted value, ``numbers`` are the names of further columns of numbers. Whether
+    the file can hold the rows, `check_table` has found out.
+
+    Raises
+    ------
+    TableError
+        The file has a further column already.
     """
 
-    def __init__(self, file: BinaryIO, schema: pa.Schema, kind: Kind, answer: str) -> None:
-        types = [pa.float64()] * 3 + [pa.string()] * 2
-        added = [pa.field(name, type_) for name, type_ in zip(output_columns(answer), types, strict=True)]
+    def __init__(
+        self, file: BinaryIO, schema: pa.Schema, kind: Kind, answer: str, numbers: Sequence[str] = ()
+    ) -> None:
+        if problems := _taken(numbers, schema.names):
+            raise TableError(problems)
+        types = [pa.float64()] * 3 + [pa.string()] * 2 + [pa.float64()] * len(numbers)
+        names = (*output_columns(answer), *numbers)
+        added = [pa.field(name, type_) for name, type_ in zip(names, types, strict=True)]
         self._given = pa.schema([*schema, *added], schema.metadata)  # pandas keeps its index there
         self._schema = _for_csv(self._given) if kind == "csv" else self._given
         self._writer: Any = (
@@ -318,12 +335,20 @@ class TableWriter:
             else pyarrow.parquet.ParquetWriter(file, self._schema, use_dictionary=["model_version"])
         )
 
-    def write(self, batch: pa.RecordBatch, answers: Answers, model_version: str, prediction_ids: list[str]) -> None:
-        """Write a batch."""
+    def write(
+        self,
+        batch: pa.RecordBatch,
+        answers: Answers,
+        model_version: str,
+        prediction_ids: list[str],
+        numbers: Sequence[Matrix] = (),
+    ) -> None:
+        """Write a batch; ``numbers`` are the further columns, (n,) each."""
         added = [
             *(_number_array(numbers) for numbers in answers[:3]),
             _text_array([model_version] * batch.num_rows),
             _text_array(prediction_ids),
+            *map(_number_array, numbers),
         ]
         self._writer.write_batch(pa.record_batch([*batch.columns, *added], schema=self._given).cast(self._schema))
 
@@ -439,14 +464,19 @@ def _places(found: pa.Schema, kind: Kind, table: Table, like: str) -> list[int]:
                 problems.append(Problem(f"its type is {given}, not a {column.type}", column=name))
     if missing:
         problems.insert(0, _missing(missing, found.names, places, like))
-    problems += [
-        Problem("a column of the answer has this name: rename or remove yours", column=name)
-        for name in output_columns(table.answer)
-        if name in found.names
-    ]
+    problems += _taken(output_columns(table.answer), found.names)
     if problems:
         raise TableError(problems)
     return places
+
+
+def _taken(appended: Sequence[str], given: Sequence[str]) -> list[Problem]:
+    """Return a problem for each column of the answer whose name a column of the file has."""
+    return [
+        Problem("a column of the answer has this name: rename or remove yours", column=name)
+        for name in appended
+        if name in given
+    ]
 
 
 def _missing(missing: list[str], names: Sequence[str], places: list[int], like: str) -> Problem:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
@@ -59,6 +62,13 @@ class _FileRoute(Route):
         return match, {**child, "route": self}
 
 
+def _no_reasons(request: Request) -> None:
+    if file_predictions.asks_for_reasons(request):
+        problem = {"type": "value", "loc": ("query", "explain"), "msg": "explain=true is for files, not for lists"}
+        raise RequestValidationError([problem | {"input": "true"}])
+
+
+NoReasons = Annotated[None, Depends(_no_reasons)]
 router = APIRouter(tags=["predictions"], responses=openapi.CRASH, route_class=DirectRoute)
 
 
@@ -85,10 +95,16 @@ A list has at most {MAX_BATCH_ROWS:,} rows. A CSV or Parquet file (up to 1 GB an
 file, of the type that `Accept` names or otherwise of its own type. Columns are found by name, other columns are kept,
 and `{TABLE.answer}`, `low`, `high`, `model_version` and `prediction_id` are appended. The whole
 file is checked before the answer begins. An answer that ends early has no last chunk.
+
+With `explain=true` a file of at most {file_predictions.EXPLAINED_ROWS:,} rows is answered with the contributions of
+its inputs too, as `/explain` computes them: the columns `base_value` and `contribution_...` are appended. A row takes
+a tenth of a second.
 """,
     responses=_RESPONSES | _BATCH_RESPONSES,
-    openapi_extra={"requestBody": {"content": openapi.FILE_IN}},
+    openapi_extra={"requestBody": {"content": openapi.FILE_IN}, "parameters": [openapi.EXPLAIN]},
 )
-async def predict_batch(batch: Batch, parts: AppParts, line: LogLine, _: MayPredict) -> list[Prediction]:
+async def predict_batch(
+    batch: Batch, parts: AppParts, line: LogLine, _: MayPredict, __: NoReasons
+) -> list[Prediction]:
     """Predict a list of rows; files are taken by the route before."""
     return await parts.predictor.many(batch, line)

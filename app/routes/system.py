@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from app import openapi
 from app.deps import AppParts
 from app.metrics import read_health
-from app.schemas import TABLE, Health, ModelCard, Readiness
+from app.schemas import TABLE, Health, Importance, ModelCard, Readiness
 
 router = APIRouter(tags=["system"], responses=openapi.CRASH)
 
@@ -69,12 +69,18 @@ async def model(parts: AppParts) -> ModelCard:
     """Describe the version that serves: its scores, its limits, and the data, code and run that it was made from."""
     champion = parts.predictor.champion()
     names = ("version", "run_id", "source", "engine", "registered_at")
-    described = champion.metadata.model_dump(exclude={"training_range", "kinds"})
+    described = champion.metadata.model_dump(exclude={"training_range", "kinds", "importance"})
+    titles = {input_.name: input_.title for input_ in TABLE.inputs}
     return ModelCard(
         name=parts.settings.model_name,
         alias=parts.settings.model_alias,
         **{name: getattr(champion, name) for name in names},
         **described,
+        importance=[
+            Importance(name=name, title=titles[name], rmse_rise=rise)
+            for name, rise in champion.metadata.importance.items()
+            if name in titles
+        ],
         training_range={
             column.name: [*known] if column.is_number else [*map(column.written, known)]
             for column, known in zip(TABLE.features, champion.known, strict=True)

@@ -10,6 +10,7 @@ import { drawLens } from "./picture.js";
 import { Places } from "./places.js";
 import { watchSystem } from "./system.js";
 import { amount, announce, byId, count, element, short, tick, writeAs, written } from "./text.js";
+import { ageWhy, hideWhy, showWhy } from "./why.js";
 
 const LANDMARK_ZOOM = 7;
 const SUGGESTED = 4;
@@ -60,6 +61,7 @@ async function answer(signal) {
   const prediction = await ask("predict", { body: values, signal });
   const { [table.answer]: value, interval, warnings } = prediction;
   form.blame({});
+  ageWhy();
   showAnswer(prediction, actual, table, (name) => form.title(name));
   announce(
     `${amount(value)}, between ${amount(interval.low)} and ${amount(interval.high)}. ` +
@@ -68,6 +70,17 @@ async function answer(signal) {
   showAround(values, { value, ...interval }, await ask("rows/alike", { body: values, signal }));
   form.showCurves(await curvesOf(values, signal));
   byId("curves").hidden = false;
+  await explain(values, signal);
+}
+
+/** Show why, after everything else; without an explanation the answer stands alone. */
+async function explain(values, signal) {
+  try {
+    showWhy(await ask("explain", { body: values, signal }), table);
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    hideWhy();
+  }
 }
 
 /** Return the curves of a row; none if they cannot be computed, as the answer does not need them. */

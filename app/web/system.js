@@ -1,7 +1,7 @@
 // The state of the system: asked every few seconds while the page is visible, shown in words and not only in colour.
 
 import { ask } from "./api.js";
-import { ago, amount, announce, byId, count, element, precise, sentence, setText } from "./text.js";
+import { ago, amount, announce, byId, change, count, element, percent, precise, sentence, setText } from "./text.js";
 
 const EVERY = 3000; // milliseconds
 const PATIENCE = 6000;
@@ -163,6 +163,36 @@ function showModel({ model, services, now }) {
   link(byId("model-run"), `run ${model.run_id.slice(0, 8)}`, registered && `${mlflow}/#/runs/${model.run_id}`);
   digest("model-data", model.data_md5, "MD5");
   digest("model-code", model.code_digest, "digest");
+  showLookedInto(model);
+}
+
+/** Show what the model looks at and where it errs, when another version serves. */
+function showLookedInto({ version, importance, error_by_region: regions }) {
+  const card = byId("looked-into");
+  if (card.dataset.version === version) return;
+  card.dataset.version = version;
+  card.hidden = !importance.length;
+  const most = importance[0]?.rmse_rise || 1;
+  byId("importance").replaceChildren(
+    ...importance.map(({ title, rmse_rise: rise }) => {
+      const bar = element("span", { className: "rise" });
+      bar.style.setProperty("--size", `${Math.max(0, (100 * rise) / most)}%`);
+      return element(
+        "li",
+        {},
+        element("span", { className: "name", textContent: title }),
+        element("span", { className: "bar from-left", ariaHidden: "true" }, bar),
+        element("b", { textContent: change(rise) }),
+      );
+    }),
+  );
+  byId("regions").hidden = !regions.length;
+  byId("regions-errors").replaceChildren(
+    ...regions.map(({ name, rows, rmse, coverage }) => {
+      const cells = [name, count(rows), amount(rmse), percent(coverage)];
+      return element("tr", {}, ...cells.map((textContent) => element("td", { textContent })));
+    }),
+  );
 }
 
 function link(anchor, text, href) {

@@ -19,6 +19,11 @@ export function amount(value) {
   return `${prefix}${target.format(Math.round((value * factor) / step) * step)}${suffix}`;
 }
 
+/** How much is added or taken away: "+$61,000", "−$4,000". */
+export function change(value) {
+  return `${value < 0 ? "−" : "+"}${amount(Math.abs(value))}`;
+}
+
 /** Two of them: "$400,000 to $452,600", "12 to 15 years". */
 export function amounts(low, high) {
   const { length } = wordBehind();
@@ -66,6 +71,12 @@ export function isoOf(days) {
 /** An error with three digits after the point, or fewer of a large one. */
 export function precise(number) {
   return Math.abs(number) < 100 ? number.toFixed(3) : short(number);
+}
+
+/** A share: "12 %", "0.3 %". */
+export function percent(share) {
+  const hundredths = 100 * share;
+  return `${Math.abs(hundredths) < 1 ? Number(hundredths.toFixed(2)) : Math.round(hundredths)} %`;
 }
 
 export function kilometres(number) {
