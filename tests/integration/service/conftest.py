@@ -31,6 +31,8 @@ from sklearn.preprocessing import StandardScaler
 
 from appliance.prepare import prepare_database
 from pipeline.build_version import build_version
+from pipeline.stage_runner import load_params
+from pipeline.fitting import new_model
 from tableloop.credentials import basic, write_secret
 from tableloop.drift.statistics import make_reference
 from tableloop.model.conformal import ConformalRegressor
@@ -267,6 +269,19 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         yield registry
     finally:
         registry.stop()
+
+
+@pytest.fixture(scope="session")
+def spatial_version(registry: Registry) -> str:
+    """Return a version of the shipped spatial model with its scorer, as `register` stores it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        params = load_params()["train"]
+    X, y = training_rows()
+    model = new_model("spatial", params, load_table())
+    model.fit(X[:12_000], y[:12_000]).calibrate(X[12_000:16_000], y[12_000:16_000])
+    metadata = {"family": "spatial", "limits": {"far_km": 5.0}}
+    return registry.publish_model(model, X[:12_000], X[16_000:17_000], metadata)
 
 
 def training_rows() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -12,8 +12,6 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from pipeline.fitting import new_model
-from pipeline.stage_runner import load_params
 from tableloop.model import manifest
 from tableloop.model.onnx_scorer import TREES
 from tableloop.table import load_table
@@ -22,7 +20,6 @@ from tests.integration.service.conftest import (
     KEY,
     NAME,
     POLL_SECONDS,
-    ROOT,
     Registry,
     Service,
     StartService,
@@ -34,18 +31,10 @@ FEATURE_NAMES = load_table().feature_names
 
 
 @pytest.fixture(scope="module")
-def published(registry: Registry) -> str:
-    """Return a version of the shipped spatial model with its scorer, as `register` stores it; it is promoted."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        params = load_params()["train"]
-    X, y = training_rows()
-    model = new_model("spatial", params, load_table())
-    model.fit(X[:12_000], y[:12_000]).calibrate(X[12_000:16_000], y[12_000:16_000])
-    metadata = {"family": "spatial", "limits": {"far_km": 5.0}}
-    version = registry.publish_model(model, X[:12_000], X[16_000:17_000], metadata)
-    registry.promote(version)
-    return version
+def published(registry: Registry, spatial_version: str) -> str:
+    """Return a version of the shipped spatial model with its scorer; it is promoted."""
+    registry.promote(spatial_version)
+    return spatial_version
 
 
 @pytest.fixture(scope="module")
