@@ -272,11 +272,33 @@ def false_labels(target: Target) -> Iterator[str]:
         yield target.ask("/feedback", body, JSON | {"authorization": "Basic YWRtaW46d3Jvbmc="})
 
 
+def many_reasons(target: Target) -> Iterator[str]:
+    """Ask for explanations of rows that nobody has asked about, a file of them among them."""
+    rows = load_table().example
+    line = ",".join(str(value) for value in rows.values())
+    file = "\n".join([",".join(rows), *[line] * 1_000, ""]).encode()
+    number = next(name for name, value in rows.items() if isinstance(value, float))
+    count = 0
+    while target.goes_on(0.02):
+        count += 1
+        yield target.ask("/explain", json.dumps(rows | {number: rows[number] * (1 + count / 1e6)}), JSON)
+        if count % 20 == 0:
+            yield target.ask("/predict/batch?explain=true", file, CSV)
+
+
 ATTACKS: Final[dict[str, Attack]] = {
     attack.__name__.replace("_", " "): attack
     for attack in (
         *(many_keys, deep_nesting, compressed_bodies, long_lists, wide_csv, long_csv, parquet_bombs, held_uploads),
-        *(held_connections, unread_answers, unread_files, unending_questions, odd_requests, false_labels),
+        *(
+            held_connections,
+            unread_answers,
+            unread_files,
+            unending_questions,
+            odd_requests,
+            false_labels,
+            many_reasons,
+        ),
     )
 }
 

@@ -81,9 +81,9 @@ def measured(case: Case) -> list[str]:
             errors.append(found.errors.mean())
     spread = values.std()
     lines = [
-        f"{1e3 * np.median(wall):.0f} ms a row (median of {ROWS} different ones), {1e3 * np.median(processor):.0f} ms "
-        f"of one core; they add up to {max(added):.0e}",
-        f"average: {values[representative(values, count)].mean():.4f} over {count} rows, {values.mean():.4f} over "
+        f"{1e3 * np.median(wall):.0f} ms a row, {1e3 * np.median(processor):.0f} ms of one core (medians of {ROWS} "
+        f"different ones); they add up to {max(added):.0e}",
+        f"average: {predict(background).mean():.4f} over {count} rows, {values.mean():.4f} over "
         f"{len(values):,}, {predict(case.fitted).mean():.4f} over all {len(case.fitted):,}; a prediction's standard "
         f"deviation is {spread:.3f}",
     ]

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -313,3 +314,22 @@ def test_answers_that_nobody_reads_keep_their_place_until_the_client_leaves(serv
     for connection in unread:
         connection.close()
     wait_for("a place", lambda: status() == b"HTTP/1.1 200")
+
+
+def test_more_explanations_than_can_wait_are_refused_with_when_to_try_again(service: Service) -> None:
+    statuses: Counter[int] = Counter()
+
+    def ask(number: int) -> None:
+        with httpx.Client(base_url=service.client.base_url, timeout=60) as client:
+            for income in range(20):
+                answer = client.post("/explain", json=EXAMPLE | {"MedInc": income + number / 100})
+                statuses[answer.status_code] += 1
+                assert answer.status_code != 503 or answer.headers["retry-after"] == "5"
+
+    with others(service):
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(15)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert set(statuses) == {200, 503}

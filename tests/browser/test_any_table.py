@@ -93,6 +93,17 @@ def test_a_click_in_the_chart_asks_about_a_row_of_the_data(page: FrontPage, serv
     expect(page("#truth b")).to_have_text(value)
 
 
+def test_each_value_has_its_reason(page: FrontPage) -> None:
+    with page.page.expect_response(re.compile("/explain$")) as answered:
+        ask(page)
+    parts = answered.value.json()["contributions"]
+    assert {name for part in parts for name in part["values"]} == set(NAMES)
+    expect(page("#why-bars li")).to_have_count(min(8, len(NAMES)))
+    expect(page("#why-bars li").first).to_contain_text("gusts")  # the only one that this model looks at
+    expect(page("#range")).to_be_visible()
+    expect(page("#neighbours")).to_be_hidden()
+
+
 def test_the_chart_shows_any_feature(page: FrontPage) -> None:
     for name, title in (
         ("weather", "weather"),

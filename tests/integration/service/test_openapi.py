@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from app.file_predictions import MEDIA_TYPES
-from app.schemas import DriftReport
+from app.schemas import ID_EXAMPLE, DriftReport
 from monitoring.drift_monitor import Monitor
 from tableloop.api_keys import add, remove
 from tableloop.settings import RegistrySettings
@@ -167,6 +167,10 @@ PROVOKED: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/predict/batch", "413"): _typed("/predict/batch", "application/json", _LARGE),
     ("/predict/batch", "415"): _typed("/predict/batch", "text/plain"),
     ("/predict/batch", "507"): _no_room,
+    ("/explain", "404"): _post("/explain", json={"prediction_id": ID_EXAMPLE}),
+    ("/explain", "413"): _typed("/explain", "application/json", _LARGE),
+    ("/explain", "415"): _typed("/explain", "text/plain"),
+    ("/explain", "422"): _post("/explain", json=IMPOSSIBLE),
     ("/feedback", "207"): _post("/feedback", json=[_NOBODY]),
     ("/feedback", "401"): lambda service: httpx.post(f"{service.client.base_url}/feedback", json=_NOBODY),
     ("/feedback", "403"): _of_another_scope,
@@ -185,9 +189,9 @@ WITHOUT_A_MODEL: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/model", "503"): lambda service: service.get("/model"),
     ("/ready", "503"): lambda service: service.get("/ready"),
 }
-# What another test provokes: a crash, a log that is behind and a store that cannot be read in tests/unit/app; both
+# What another test provokes: a crash, too many explanations, a log that is behind and a store that cannot be read in tests/unit/app; both
 # kinds of a batch's problems are in one example, test_files.py has the one of a file.
-ELSEWHERE = {("/feedback", "503"), ("/retrainings", "503"), ("/predict/batch", "422")}
+ELSEWHERE = {("/explain", "503"), ("/feedback", "503"), ("/retrainings", "503"), ("/predict/batch", "422")}
 
 
 def _examples(spec: Spec) -> dict[tuple[str, str], Any]:
