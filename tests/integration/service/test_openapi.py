@@ -189,8 +189,8 @@ WITHOUT_A_MODEL: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/model", "503"): lambda service: service.get("/model"),
     ("/ready", "503"): lambda service: service.get("/ready"),
 }
-# What another test provokes: a crash, too many explanations, a log that is behind and a store that cannot be read in tests/unit/app; both
-# kinds of a batch's problems are in one example, test_files.py has the one of a file.
+# What another test provokes: a crash, too many explanations, a log that is behind and a store that cannot be read in
+# tests/unit/app; both kinds of a batch's problems are in one example, test_files.py has the one of a file.
 ELSEWHERE = {("/explain", "503"), ("/feedback", "503"), ("/retrainings", "503"), ("/predict/batch", "422")}
 
 
