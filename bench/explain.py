@@ -106,14 +106,14 @@ def california() -> Case:
     table, parts = load_table(), split_rows(load_table())
     model = fit_candidate("spatial", load_params()["train"], table, parts)
     fitted, asked = (as_matrix(parts[name], table.feature_names) for name in ("train", "test"))
-    players = [input_.columns for input_ in table.inputs]
+    players: list[Player] = [input_.columns for input_ in table.inputs]
     return Case("California", Scorer(*compile_model(model, fitted[:5])), fitted, asked, players)
 
 
 def wide() -> Case:
     """Return boosted trees on the made table."""
     frame = made(MADE_ROWS)
-    names = [name for name in frame if name != "value"]
+    names = [str(name) for name in frame if name != "value"]
     kinds: dict[str, dict[str, object]] = {
         name: {"type": "string", "categories": frame[name].value_counts().index.tolist()} for name in LEVELS
     }

@@ -150,7 +150,7 @@ def test_a_flood_is_refused_and_predictions_go_on(client: TestClient) -> None:
     serving(client, slow)
 
     def ask(income: int) -> int:
-        return client.post("/explain", json=EXAMPLE | {"MedInc": income}).status_code
+        return int(client.post("/explain", json=EXAMPLE | {"MedInc": income}).status_code)
 
     with ThreadPoolExecutor(MOST_OF_ONE) as others:
         asked = [others.submit(ask, income) for income in range(1, 1 + MOST_OF_ONE)]
