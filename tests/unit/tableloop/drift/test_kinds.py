@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,17 @@ def test_rows_that_no_longer_go_together_are_found_by_their_levels(reference: Re
     report = report_of(tied, window)
     assert moved(report) == set()
     assert report["joint"]["drifted"]
+
+
+def test_a_level_that_nobody_knew_is_missing_to_a_model(reference: Reference) -> None:
+    coding = TABLE.coding
+    places = [place for place, name in enumerate(TABLE.feature_names) if TABLE.kinds.get(name, {}).get("categories")]
+    unknown = len(TABLE.kinds[TABLE.feature_names[places[0]]]["categories"])
+    rows = reference.rows.copy()
+    rows[0, places[0]] = unknown
+    coded = replace(reference, rows=rows).coded(coding)
+    assert np.isnan(coded[0, places[0]])
+    np.testing.assert_array_equal(np.delete(coded, places[0], axis=1), np.delete(rows, places[0], axis=1))
 
 
 def test_a_reference_with_kinds_comes_back_as_it_was(reference: Reference, tmp_path: Path) -> None:

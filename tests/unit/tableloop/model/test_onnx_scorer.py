@@ -75,6 +75,47 @@ def test_any_number_of_rows(model: ConformalRegressor, scorer: Scorer, count: in
         np.testing.assert_allclose(answer.kilometres, distances, atol=1e-4)
 
 
+def test_a_training_row_that_is_left_out_is_answered_as_in_training(
+    model: ConformalRegressor, scorer: Scorer
+) -> None:
+    rows = town(1500)[0]
+    features = model.estimator[0]
+    expected = model.estimator[-1].predict(features.left_out(rows, np.arange(len(rows))))
+    left_out = scorer.left_out(rows)
+    np.testing.assert_allclose(left_out.values, expected, atol=1e-6)
+    known = scorer.predict(rows)
+    assert known.kilometres is not None
+    assert left_out.kilometres is not None
+    assert known.kilometres.max() == 0
+    assert left_out.kilometres.min() >= 0
+    assert left_out.kilometres.mean() > 0
+
+
+def test_a_row_that_was_no_training_row_loses_none_of_its_neighbours(scorer: Scorer) -> None:
+    rows = town(200, seed=2)[0]
+    np.testing.assert_allclose(scorer.left_out(rows)[:3], scorer.predict(rows)[:3], atol=1e-9)
+
+
+def test_the_weights_of_neighbours_make_the_kriging_estimate(model: ConformalRegressor, scorer: Scorer) -> None:
+    rows, targets = town(1500)
+    for row in town(20, seed=2)[0]:
+        near = scorer.neighbours(row)
+        assert near is not None
+        assert near.weights.sum() == pytest.approx(1, abs=1e-9)
+        estimate = model.estimator[0].transform(row[None])[0, -1]
+        assert near.weights @ near.values == pytest.approx(estimate, rel=1e-5)
+        assert near.kilometres.tolist() == sorted(near.kilometres)
+    itself = scorer.neighbours(rows[0])
+    others = scorer.neighbours(rows[0], left_out=True)
+    assert itself is not None
+    assert others is not None
+    assert targets[0] in itself.values
+    assert targets[0] not in others.values
+    place = [rows[0, COLUMNS.index(name)] for name in ("Latitude", "Longitude")]
+    nearest = itself.kilometres.argmin()
+    assert [itself.latitudes[nearest], itself.longitudes[nearest]] == pytest.approx(place)
+
+
 def test_it_comes_back_from_its_files(model: ConformalRegressor, scorer: Scorer, tmp_path: Path) -> None:
     write_scorer(model, town(5)[0], tmp_path / "scorer")
     loaded = Scorer.load(tmp_path / "scorer")

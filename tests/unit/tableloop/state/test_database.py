@@ -76,6 +76,17 @@ def test_a_store_that_is_not_there_is_empty(store: Store) -> None:
     assert store.newest_predictions(1) == []
 
 
+def test_a_prediction_is_found_by_its_id(store: Store) -> None:
+    assert store.prediction("p1") is None
+    with closing(store.writer()) as writer:
+        writer.insert([row(f"p{n}", "r", 5.0 + n, str(n), [float(n), 2.0], 1.5, 0.0, 2.0) for n in range(3)])
+    found = store.prediction("p1")
+    assert found is not None
+    assert (found.model_version, found.requested_at, found.prediction) == ("1", 6.0, 1.5)
+    assert [*found.features] == [1.0, 2.0]
+    assert store.prediction("p9") is None
+
+
 def test_a_file_is_not_made_by_looking(store_of_file: Store, file: Path) -> None:
     assert store_of_file.retrainings(5) == []
     assert not file.exists()
