@@ -166,11 +166,12 @@ function showModel({ model, services, now }) {
   showLookedInto(model);
 }
 
-/** Show what the model looks at and where it errs, when another version serves. */
+/** Show what the model looks at and where it errs: anew for another version, and when it is known how to write. */
 function showLookedInto({ version, importance, error_by_region: regions }) {
   const card = byId("looked-into");
-  if (card.dataset.version === version) return;
-  card.dataset.version = version;
+  const shown = `${version}: ${amount(1)}`;
+  if (card.dataset.shown === shown) return;
+  card.dataset.shown = shown;
   card.hidden = !importance.length;
   const most = importance[0]?.rmse_rise || 1;
   byId("importance").replaceChildren(

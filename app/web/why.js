@@ -4,15 +4,19 @@ import { amount, amounts, byId, change, element, kilometres, percent, written } 
 
 const BARS = 8; // inputs with a bar of their own; the others are one together
 const NEIGHBOURS = 5;
+const HERE = 0.05; // kilometres
 const WORDS = {
-  nearest_km: ({ value, usual }) => `The nearest training place is ${kilometres(value)} away, usually ${kilometres(usual)}`,
+  nearest_km: ({ value, usual }) =>
+    value < HERE
+      ? "There is training data of the very place"
+      : `The nearest training place is ${kilometres(value)} away, usually ${kilometres(usual)}`,
   neighbour_spread: ({ value, usual }) =>
     `The values of the neighbours are ${amount(value)} apart, usually ${amount(usual)} (standard deviation)`,
   rows_alike: ({ value, usual }) => `${percent(value)} of the training data is like it, usually ${percent(usual)}`,
 };
 const EFFECTS = { wider: "makes the range wider", narrower: "makes it narrower", usual: "as usual" };
 
-/** Show an explanation, of a row with these titles and types of its features. */
+/** Show an explanation. */
 export function showWhy(explanation, table) {
   const { [table.answer]: value, base_value: base, contributions } = explanation;
   const parts = contributions.length > BARS ? together(contributions) : contributions;
@@ -81,7 +85,7 @@ function showNeighbours(neighbours) {
     element(
       "tr",
       {},
-      element("td", { textContent: away < 0.05 ? "here" : kilometres(away) }),
+      element("td", { textContent: away < HERE ? "here" : kilometres(away) }),
       element("td", {}, element("b", { textContent: amount(value) })),
       element("td", { textContent: percent(weight) }),
     ),
