@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
 from bench.made_table import LEVELS, made
-from pipeline.stage_runner import load_params
 from pipeline.fitting import fit_candidate
+from pipeline.stage_runner import load_params
 from scenarios.market import split_rows
 from tableloop.model.coding import Kinds
 from tableloop.model.conformal import ConformalRegressor, as_matrix

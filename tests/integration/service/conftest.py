@@ -31,8 +31,8 @@ from sklearn.preprocessing import StandardScaler
 
 from appliance.prepare import prepare_database
 from pipeline.build_version import build_version
-from pipeline.stage_runner import load_params
 from pipeline.fitting import new_model
+from pipeline.stage_runner import load_params
 from tableloop.credentials import basic, write_secret
 from tableloop.drift.statistics import make_reference
 from tableloop.model.conformal import ConformalRegressor
