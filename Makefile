@@ -34,7 +34,8 @@ endif
 # Each of these trains several times, or waits for minutes as alerts do.
 LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_gate.py tests/integration/pipeline/test_onnx_scorer.py \
     tests/integration/monitoring/test_drift_monitor.py tests/integration/monitoring/test_alerts.py tests/tables tests/upgrade \
-    tests/integration/appliance/test_on_postgres.py tests/integration/pipeline/test_dask.py tests/integration/pipeline/test_shared_workspace.py
+    tests/integration/appliance/test_on_postgres.py tests/integration/pipeline/test_dask.py tests/integration/pipeline/test_shared_workspace.py \
+    tests/integration/appliance/test_migrate.py
 
 # Whatever has become of .venv and of the settings: the appliance's first process is a shell and ends the others.
 STOP = state=$${STATE_DIR:-$$(sed -n 's/^STATE_DIR=//p' .env 2>/dev/null | tr -d "\r\"'" | tail -n 1 || true)}; \
@@ -107,6 +108,9 @@ backup:  ## save the whole state in FILE (a name or s3://…), while it runs; wi
 
 restore:  ## put the backup FILE in place of the state, while nothing runs; the former state is kept aside
 	@./entrypoint.sh python -m appliance.restore "$(FILE)" $(if $(TRUST),--trust)
+
+migrate-to:  ## move the state to DATABASE_URL=, ARTIFACTS_URI=, both from the environment or a FILE; proved once it is down
+	@./entrypoint.sh python -m appliance.migrate "$(FILE)"
 
 simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady or burst)
 	@./entrypoint.sh python -m scenarios $(SCENARIO)

@@ -237,9 +237,19 @@ def prepare_store(layout: Layout, store: Store, model: str) -> None:
     """Bring the store up to date, and take in what was kept in files before there was one."""
     try:
         store.prepare()
+        if store.database_url:
+            check_moved(store.database_url)
         take_in(layout, store, model)
     except StoreError as error:
         raise RefusedError(f"the store {store.place} cannot be used: {error}; {store.remedy(error)}") from None
+
+
+def check_moved(url: str) -> None:
+    """Refuse a database to which a state is being moved, and does not have all of it yet."""
+    from tableloop.state.transfer import unfinished  # noqa: PLC0415 - psycopg
+
+    if reason := unfinished(url):
+        raise RefusedError(f"DATABASE_URL: {reason}")
 
 
 def prepare_signing_key(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from tableloop.settings import without_login
 
@@ -48,6 +48,13 @@ _REMEDIES: Final = {  # by the code that storage answers with; without one it is
 
 class StorageError(OSError):
     """Object storage cannot be read or written; the message names the address and the remedy."""
+
+
+class Stored(NamedTuple):
+    """A file as the server knows it; ``tag`` is the md5 of its content, or something else of the server's own."""
+
+    size: int
+    tag: str
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,18 @@ class ObjectStorage:
             )
             found = [entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", ())]
         return sorted(name for name in found if name)
+
+    def contents(self) -> dict[str, Stored]:
+        """Return every file of the folder and below it, by its name."""
+        prefix = self._key("")
+        with self._errors(""):
+            pages = self._files.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            return {
+                entry["Key"].removeprefix(prefix): Stored(entry["Size"], entry["ETag"].strip('"'))
+                for page in pages
+                for entry in page.get("Contents", ())
+                if not entry["Key"].endswith("/")
+            }
 
     def exists(self, name: str) -> bool:
         """Return whether there is such a file."""

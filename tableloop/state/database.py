@@ -37,11 +37,11 @@ PROMOTED, ROLLED_BACK, SERVES, REFUSED = "promoted", "rolled back", "serves", "r
 
 _FIXED: Final = {"id", *columns(())}  # columns of predictions in every table
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # there, only an integer is the number of a row
-_COMMON = sa.MetaData()
-_version = sa.Table("schema_version", _COMMON, sa.Column("version", sa.Integer, nullable=False))
+COMMON = sa.MetaData()
+_version = sa.Table("schema_version", COMMON, sa.Column("version", sa.Integer, nullable=False))
 _labels = sa.Table(
     "feedback",
-    _COMMON,
+    COMMON,
     sa.Column("id", _Id, primary_key=True),
     sa.Column("prediction_id", sa.Text, nullable=False, unique=True),
     sa.Column("actual_value", sa.Float, nullable=False),
@@ -57,7 +57,7 @@ for _name, _column, _where in (
     sa.Index(_name, _column, sqlite_where=_where, postgresql_where=_where)
 _revocations = sa.Table(
     "revocations",
-    _COMMON,
+    COMMON,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
@@ -65,20 +65,20 @@ _revocations = sa.Table(
 )
 _reports = sa.Table(
     "drift_reports",
-    _COMMON,
+    COMMON,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("report", sa.JSON, nullable=False),
 )
 _memory = sa.Table(
     "monitor_memory",
-    _COMMON,
+    COMMON,
     sa.Column("id", sa.Integer, primary_key=True),  # 1: there is one row
     sa.Column("memory", sa.JSON, nullable=False),
 )
 retrainings = sa.Table(
     "retrainings",
-    _COMMON,
+    COMMON,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),
@@ -92,7 +92,7 @@ retrainings = sa.Table(
 )
 _serving = sa.Table(
     "serving",
-    _COMMON,
+    COMMON,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("model", sa.Text, nullable=False),
@@ -564,7 +564,7 @@ def _migrate(connection: sa.Connection, table: sa.Table) -> None:
         _add_missing_columns(connection, table)
     if inspector.has_table(_labels.name):
         _add_missing_columns(connection, _labels)
-    _COMMON.create_all(connection)
+    COMMON.create_all(connection)
     for index in _labels.indexes:  # create_all leaves a table that is there as it is
         index.create(connection, checkfirst=True)
     if found is None:

@@ -80,7 +80,7 @@ class PostgresWriter(RowWriter):
             week = time.time() // WEEK * WEEK
             for start in (week + ahead * WEEK for ahead in range(WEEKS_AHEAD)):
                 if _name(start) not in present:
-                    self._make_partition(start)
+                    self.make_partition(start)
             if before is None:
                 return False
             for name, start in present.items():
@@ -156,7 +156,7 @@ class PostgresWriter(RowWriter):
             self.connection.execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS,))
             yield
 
-    def _make_partition(self, start: float) -> None:
+    def make_partition(self, start: float) -> None:
         """Make the partition of a week, and move to it what lies in the rest already."""
         name, end = _name(start), start + WEEK
         with self._exchanging():

@@ -147,6 +147,27 @@ def newest(database: Path) -> tuple[float | None, ...]:
 
 
 @contextmanager
+def snapshot(file: Path) -> Iterator[sqlite3.Connection]:
+    """Yield the SQLite file as of one moment; it is not written to, and others may go on writing.
+
+    Raises
+    ------
+    StoreError
+        It cannot be read.
+    """
+    try:
+        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM sqlite_master")  # the moment is that of the first reading
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StoreError(f"{file}: {error}") from error
+
+
+@contextmanager
 def _as_store_errors() -> Iterator[None]:
     try:
         yield

@@ -168,7 +168,7 @@ def test_a_migration_that_is_killed_leaves_what_was_there(store_of_file: Store, 
     before = columns(store_of_file)
     code = (
         "import os, sys; from pathlib import Path; from tableloop.state import database\n"
-        "database._COMMON.create_all = lambda connection: os._exit(9)\n"
+        "database.COMMON.create_all = lambda connection: os._exit(9)\n"
         "database.Store(Path(sys.argv[1]), ('MedInc',)).prepare()"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(file)], check=False)

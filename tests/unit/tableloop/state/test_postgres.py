@@ -62,7 +62,7 @@ def test_weeks_are_made_ahead_and_dropped_and_labelled_predictions_stay(url: str
         this, following = (postgres_rows._name(start) for start in (week, week + WEEK))
         assert partitions(url) == {REST: 0, this: 1, following: 0}
         old = week - 9 * WEEK
-        writer._make_partition(old)
+        writer.make_partition(old)
         writer.insert([made(f"old-{n}", old + n) for n in range(10)])
         writer.insert([made("older", old - 1)])
         writer.insert_labels([Sent("old-7", 2.0)], "crm", TABLE)

@@ -1,0 +1,255 @@
+"""Move the store from its SQLite file to PostgreSQL, in as many passes as are wanted.
+
+Each pass copies what is new, in transactions of bounded size: one that is killed is taken up by the next. Predictions
+are only ever added and removed, so that those after the last one copied are new; all other tables are small and are
+replaced where they differ. The table `migration` says which appliance is being moved, and what was newest when it was
+moved whole, so that no pass can undo what the target has stored since.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import psycopg
+
+from tableloop.state.database import COMMON, VERSION, Store
+from tableloop.state.errors import StoreError
+from tableloop.state.postgres_rows import WEEK, PostgresWriter, as_store_errors, parameters
+from tableloop.state.sqlite_rows import snapshot
+from tableloop.state.table_copy import (
+    Table,
+    common_table,
+    differences,
+    source_columns,
+    source_tables,
+    target_columns,
+)
+
+SCHEMA: Final = "public"
+PREDICTIONS: Final = "predictions"
+VERSION_TABLE: Final = "schema_version"
+ROWS_AT_ONCE: Final = 100_000  # of a transaction
+_NUMBERED: Final = (PREDICTIONS, "feedback", "serving", "retrainings", "drift_reports")  # by whatever is stored
+_MARK: Final = """
+CREATE TABLE IF NOT EXISTS migration (
+    id integer PRIMARY KEY CHECK (id = 1), source text NOT NULL, completed_at float8, newest text)"""
+
+
+class Moved(NamedTuple):
+    """What a pass did with a table: how many rows it has now, and how many of them are new."""
+
+    table: str
+    rows: int
+    new: int
+
+
+class StoreTransfer:
+    """One pass from the file to the database at an address; ``source`` is the identity of the appliance.
+
+    Every method raises `StoreError`.
+    """
+
+    def __init__(self, file: Path, url: str, source: str) -> None:
+        self._file = file
+        self._url = url
+        self._source = source
+
+    def has_begun(self) -> bool:
+        """Return whether a pass to this target has begun before."""
+        with connected(self._url) as target:
+            return bool(target_columns(target, SCHEMA, "migration") and _count(target, "migration"))
+
+    def begin(self) -> None:
+        """Make the store in the target, and note that it is this appliance's and not whole yet.
+
+        Raises
+        ------
+        StoreError
+            The target holds the state of another appliance, or has been used since it was moved whole.
+        """
+        with snapshot(self._file) as source:
+            _check_version(source, self._file)
+        store = Store(self._url)
+        store.prepare()
+        with connected(self._url) as target, target.transaction():
+            target.execute(_MARK)
+            found = target.execute("SELECT source, completed_at, newest FROM migration FOR UPDATE").fetchone()
+            if found is None:
+                if any(_newest(target).values()):
+                    raise StoreError(
+                        f"{store.place} holds the state of another appliance: name an empty database (createdb), or "
+                        "remove that state (dropdb)"
+                    )
+                target.execute("INSERT INTO migration VALUES (1, %s)", (self._source,))
+                return
+            if found[0] != self._source:
+                raise StoreError(
+                    f"{store.place} holds the state of another appliance, that with the signing key {found[0]}: name "
+                    "an empty database (createdb), or remove that state (dropdb)"
+                )
+            if found[1] is not None and json.loads(found[2]) != _newest(target):
+                raise StoreError(
+                    f"{store.place} has been in use since this state was moved there, and would lose what it has "
+                    "stored since: set DATABASE_URL and go on there, or name an empty database"
+                )
+            target.execute("UPDATE migration SET completed_at = NULL, newest = NULL")
+
+    def copy(self, retention_days: float) -> list[Moved]:
+        """Copy what the target lacks, remove there what is gone here, and return what each table has now.
+
+        Predictions of the last ``retention_days`` lie in partitions of their own, 0 for all of them.
+        """
+        with snapshot(self._file) as source, connected(self._url) as target:
+            _add_columns(source, target)
+            tables = _tables(source, target)
+            moved = [self._copy_predictions(tables[0], source, target, retention_days)]
+            moved += [_replace(table, source, target) for table in tables[1:]]
+            for table in tables:
+                table.set_sequences(target)
+        return moved
+
+    def differences(self) -> list[str]:
+        """Return the tables whose rows are not the same in both, by digests of every row."""
+        with snapshot(self._file) as source, connected(self._url) as target:
+            return differences(_tables(source, target), source, target)
+
+    def complete(self) -> None:
+        """Note that the target has everything."""
+        with connected(self._url) as target, target.transaction():
+            newest = json.dumps(_newest(target))
+            target.execute("UPDATE migration SET completed_at = %s, newest = %s", (time.time(), newest))
+
+    def _copy_predictions(
+        self, table: Table, source: sqlite3.Connection, target: psycopg.Connection, retention_days: float
+    ) -> Moved:
+        last = _remove_gone(table, source, target)
+        earliest = time.time() - retention_days * 86_400 if retention_days else 0
+        weeks = source.execute(
+            "SELECT DISTINCT CAST(requested_at / ? AS INTEGER) FROM predictions WHERE id > ? AND requested_at >= ?",
+            (WEEK, last, earliest),
+        ).fetchall()
+        with closing(Store(self._url).writer()) as writer:
+            assert isinstance(writer, PostgresWriter)
+            for (week,) in sorted(weeks):
+                writer.make_partition(float(week) * WEEK)
+        new = 0
+        rows = table.source_rows(source, after=last)
+        while part := list(islice(rows, ROWS_AT_ONCE)):
+            with target.transaction():
+                new += table.copy(target, part)
+        target.execute("ANALYZE predictions")
+        return Moved(table.name, _count(target, PREDICTIONS), new)
+
+
+def unfinished(url: str) -> str:
+    """Return why no appliance may work with the database: it is being moved there; empty when it may.
+
+    Raises
+    ------
+    StoreError
+    """
+    with connected(url) as target:
+        if not target_columns(target, SCHEMA, "migration"):
+            return ""
+        found = target.execute("SELECT completed_at FROM migration").fetchone()
+    if found is None or found[0] is not None:
+        return ""
+    return (
+        "a state is being moved there and is not whole yet: stop its appliance (make down) and run make migrate-to "
+        "once more, until it says that it is proved"
+    )
+
+
+@contextmanager
+def connected(url: str) -> Iterator[psycopg.Connection]:
+    """Yield a connection that commits by itself and may read whole tables."""
+    with as_store_errors(), psycopg.connect(**parameters(url), autocommit=True) as connection:
+        connection.execute("SET enable_seqscan = on")
+        yield connection
+
+
+def _check_version(source: sqlite3.Connection, file: Path) -> None:
+    found = None
+    if VERSION_TABLE in source_tables(source):
+        found = source.execute("SELECT version FROM schema_version").fetchone()
+    if found != (VERSION,):
+        raise StoreError(
+            f"{file} was made by another version of the appliance: start this one on it once (make up), so that it "
+            "is brought up to date"
+        )
+
+
+def _add_columns(source: sqlite3.Connection, target: psycopg.Connection) -> None:
+    """Give the target what the contract once had: features whose predictions are still there."""
+    there = target_columns(target, SCHEMA, PREDICTIONS)
+    for name, declared in source_columns(source, PREDICTIONS).items():
+        if name not in there:
+            kind = "text" if declared == "TEXT" else "float8"
+            column = psycopg.sql.Identifier(name)
+            target.execute(
+                psycopg.sql.SQL("ALTER TABLE predictions ADD COLUMN {} {}").format(column, psycopg.sql.SQL(kind))
+            )
+
+
+def _tables(source: sqlite3.Connection, target: psycopg.Connection) -> list[Table]:
+    """Return the tables of the store, predictions first."""
+    names = [PREDICTIONS, *(table.name for table in COMMON.sorted_tables if table.name != VERSION_TABLE)]
+    return [common_table(source, target, SCHEMA, name) for name in names]
+
+
+def _remove_gone(table: Table, source: sqlite3.Connection, target: psycopg.Connection) -> int:
+    """Remove the predictions that are gone from the file, and return the id of the last one that is in both."""
+    query = "SELECT coalesce(max(id), 0), count(*) FROM predictions"
+    last, there = target.execute(query).fetchone() or (0, 0)
+    (here,) = source.execute("SELECT count(*) FROM predictions WHERE id <= ?", (last,)).fetchone()
+    if here == there:
+        return int(last)
+    kept = source.execute("SELECT id, requested_at FROM predictions WHERE id <= ?", (last,))
+    with target.transaction():
+        target.execute("CREATE TEMPORARY TABLE kept (id bigint, requested_at float8) ON COMMIT DROP")
+        with target.cursor() as cursor, cursor.copy("COPY kept FROM STDIN") as copy:
+            for row in kept:
+                copy.write_row(row)
+        target.execute("ANALYZE kept")
+        target.execute(
+            "DELETE FROM predictions WHERE NOT EXISTS"
+            " (SELECT 1 FROM kept WHERE (kept.id, kept.requested_at) = (predictions.id, predictions.requested_at))"
+        )
+    last, there = target.execute(query).fetchone() or (0, 0)
+    (here,) = source.execute("SELECT count(*) FROM predictions WHERE id <= ?", (last,)).fetchone()
+    if here != there:  # numbers were used again, after all predictions had been deleted
+        target.execute("TRUNCATE predictions")
+        return 0
+    return int(last)
+
+
+def _replace(table: Table, source: sqlite3.Connection, target: psycopg.Connection) -> Moved:
+    """Replace the rows of a table in the target, unless they are the same already."""
+    here, there = table.source_digest(source), table.target_digest(target)
+    if here == there:
+        return Moved(table.name, here.rows, 0)
+    with target.transaction():
+        target.execute(psycopg.sql.SQL("TRUNCATE {}").format(table.identifier))
+        table.copy(target, table.source_rows(source))
+    return Moved(table.name, here.rows, max(here.rows - there.rows, 0))
+
+
+def _newest(target: psycopg.Connection) -> dict[str, Any]:
+    """Return the highest number of each table that is written while an appliance runs."""
+    return {name: _one(target, f"SELECT max(id) FROM {name}") for name in _NUMBERED}  # noqa: S608 - of this module
+
+
+def _count(target: psycopg.Connection, table: str) -> int:
+    return int(_one(target, f"SELECT count(*) FROM {table}"))  # noqa: S608 - of this module
+
+
+def _one(target: psycopg.Connection, query: str) -> Any:
+    found = target.execute(query.encode()).fetchone()
+    return found[0] if found else None
