@@ -16,7 +16,7 @@ import psycopg
 import sqlalchemy as sa
 
 from tableloop.state.errors import StoreError
-from tableloop.state.postgres_rows import as_store_errors, parameters
+from tableloop.state.postgres_connection import as_store_errors, connect
 
 SCHEMA: Final = "mlflow"
 MIGRATING: Final = 0x6D6C666C  # key of the advisory lock
@@ -46,7 +46,7 @@ def migrate(url: str, wanted: str, known: Collection[str]) -> str:
     StoreError
         They cannot be, or have a revision that is not among the ``known`` ones.
     """
-    with as_store_errors(), psycopg.connect(**parameters(url), autocommit=True) as connection:
+    with as_store_errors(), connect(url) as connection:
         connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{WAIT_SECONDS}s",))
         connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATING,))
         found = _revision(connection)

@@ -123,16 +123,17 @@ class Postgres(Database):
     is_partitioned = True
 
     def __init__(self, url: str, timeout: float) -> None:
-        from tableloop.state import postgres_rows  # noqa: PLC0415 - the default start has no use for psycopg
+        from tableloop.state import postgres_connection, postgres_rows  # noqa: PLC0415 - the default start has no use for psycopg
 
+        self._connections = postgres_connection
         self._rows = postgres_rows
         self._url = url
         self._timeout = timeout
         self._ready = False
         self._silent: tuple[float, StoreError] | None = None  # until when, and what was said of it
-        self.place = postgres_rows.place(url)
+        self.place = postgres_connection.place(url)
         self.engine = sa.create_engine(
-            "postgresql+psycopg://", connect_args=postgres_rows.parameters(url), poolclass=NullPool
+            "postgresql+psycopg://", connect_args=postgres_connection.parameters(url), poolclass=NullPool
         )
         sa.event.listen(self.engine, "begin", self._begin)
         sa.event.listen(self.engine, "do_connect", self._connect)
@@ -164,9 +165,9 @@ class Postgres(Database):
         with self._unless_silent():
             return self._rows.PostgresWriter(self._url, feature_names, texts, self._timeout)
 
-    def _connect(self, dialect: sa.Dialect, _record: object, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
-        with self._unless_silent(), self._rows.as_store_errors():
-            return dialect.connect(*arguments, **named)
+    def _connect(self, _dialect: object, _record: object, _arguments: object, named: dict[str, Any]) -> Any:
+        with self._unless_silent(), self._connections.as_store_errors():
+            return self._connections.Connection.to(named, autocommit=False)
 
     @contextmanager
     def _unless_silent(self) -> Iterator[None]:

@@ -17,10 +17,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC
 from typing import Any, Final
 
-import psycopg
-
 from tableloop.state.errors import StoreError
-from tableloop.state.postgres_rows import as_store_errors, parameters
+from tableloop.state.postgres_connection import Connection, as_store_errors, connect, parameters
 
 RETRAINING: Final = 0x7472616E  # key of the advisory lock
 LOOK_SECONDS: Final = 1.0  # between two looks at the connection
@@ -52,15 +50,15 @@ def advisory_lock(url: str, holder: str) -> Iterator[bool]:
 
 def holder(url: str) -> str:
     """Return who holds the lock, in words; an empty string when nobody does."""
-    with as_store_errors(), psycopg.connect(**parameters(url), autocommit=True) as connection:
+    with as_store_errors(), connect(url) as connection:
         found = connection.execute(_HOLDER, (RETRAINING,)).fetchone()
     return f"{found[0]}, since {found[1].astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}," if found else ""
 
 
-def _take(known: dict[str, Any]) -> psycopg.Connection | None:
+def _take(known: dict[str, Any]) -> Connection | None:
     """Return a connection that holds the lock; None when somebody else does."""
     with as_store_errors():
-        connection = psycopg.connect(**known, autocommit=True)
+        connection = Connection.to(known)
         if connection.execute("SELECT pg_try_advisory_lock(%s)", (RETRAINING,)).fetchone() == (True,):
             os.set_inheritable(connection.fileno(), True)
             return connection
@@ -68,7 +66,7 @@ def _take(known: dict[str, Any]) -> psycopg.Connection | None:
     return None
 
 
-def _keep(connection: psycopg.Connection, known: dict[str, Any], ended: threading.Event) -> None:
+def _keep(connection: Connection, known: dict[str, Any], ended: threading.Event) -> None:
     """Hold the lock until the end; a connection that can be read from was closed by the server."""
     while not ended.wait(LOOK_SECONDS):
         if not connection.closed and not select.select([connection], [], [], 0)[0]:

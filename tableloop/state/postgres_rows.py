@@ -15,31 +15,22 @@ from __future__ import annotations
 import json
 import os
 import select
-import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
-
-import psycopg
+from typing import Final
 
 from tableloop.state.errors import StoreError
+from tableloop.state.postgres_connection import as_store_errors, connect
 from tableloop.state.prediction_rows import NEWEST, REST, Labelled, Row, RowWriter, columns, quoted
 
-CONNECT_SECONDS: Final = 2  # psycopg takes no less
-ANSWER_SECONDS: Final = 1.5  # of a write; a server that says nothing for longer is given up
 WEEK: Final = 7 * 86_400
 WEEKS_AHEAD: Final = 2
 WRITERS: Final = 0x7461626C  # key of the advisory lock of all writers but those that only add predictions
 LOCK_SECONDS: Final = 1.0  # to wait for readers while a partition is exchanged
 DELETED_AT_ONCE: Final = 1_000
-# Each query has its index. Without statistics, as of a partition that was just filled, the planner would read whole
-# tables instead: twenty seconds, not five milliseconds, for the newest labels of a million predictions.
-BY_INDEX: Final = "-c enable_seqscan=off"
 
 
 class PostgresWriter(RowWriter):
@@ -52,8 +43,7 @@ class PostgresWriter(RowWriter):
         self._texts = [place for place, is_text in enumerate(texts) if is_text and names[place] in feature_names]
         self._rest_is_tidy = False
         with as_store_errors():
-            self.connection = psycopg.connect(**parameters(url), autocommit=True)
-        self._deadline = _Deadline(self.connection.fileno())
+            self.connection = connect(url)
         self._poll = select.poll()
         self._poll.register(self.connection.fileno(), select.POLLIN)
         with as_store_errors():
@@ -65,7 +55,7 @@ class PostgresWriter(RowWriter):
             rows = [self._without_zeros(row) for row in rows]
         with (
             as_store_errors(),
-            self._deadline,
+            self.connection.in_haste(),
             self.connection.cursor() as cursor,
             cursor.copy(self._copy) as copy,
         ):
@@ -93,7 +83,7 @@ class PostgresWriter(RowWriter):
 
     def try_to_write(self) -> None:
         """Write a message into the log of the server that no table sees."""
-        with as_store_errors(), self._deadline:
+        with as_store_errors(), self.connection.in_haste():
             self.connection.execute("SELECT pg_logical_emit_message(true, 'tableloop', '')")
 
     def is_current(self) -> bool:
@@ -102,7 +92,6 @@ class PostgresWriter(RowWriter):
 
     def close(self) -> None:
         """Close the connection."""
-        self._deadline.stop()
         self.connection.close()
 
     def _without_zeros(self, row: Row) -> Row:
@@ -115,7 +104,7 @@ class PostgresWriter(RowWriter):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with as_store_errors(), self._deadline, self.connection.transaction():
+        with as_store_errors(), self.connection.in_haste(), self.connection.transaction():
             self.connection.execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS,))
             yield
 
@@ -191,72 +180,11 @@ class PostgresWriter(RowWriter):
         ).rowcount
 
 
-class _Deadline:
-    """Cuts a connection whose server has not answered `ANSWER_SECONDS` after this was entered.
-
-    A thread that looks four times a second, because psycopg waits for an answer without an end.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(descriptor))
-        self._until = float("inf")
-        self._stopped = threading.Event()
-        threading.Thread(target=self._run, name="store-deadline", daemon=True).start()
-
-    def __enter__(self) -> None:
-        self._until = time.monotonic() + ANSWER_SECONDS
-
-    def __exit__(self, *_: object) -> None:
-        self._until = float("inf")
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _run(self) -> None:
-        with self._socket:
-            while not self._stopped.wait(0.25):
-                if time.monotonic() > self._until:
-                    with suppress(OSError):  # it is closed already
-                        self._socket.shutdown(socket.SHUT_RDWR)
-                    return
-
-
-def parameters(url: str) -> dict[str, Any]:
-    """Return an address as psycopg's parameters: its own parser repeats in an error what it cannot read."""
-    address = urlsplit(url)
-    given = {
-        "host": address.hostname,
-        "port": address.port,
-        "user": address.username and unquote(address.username),
-        "password": address.password and unquote(address.password),
-        "dbname": unquote(address.path.lstrip("/")),
-    }
-    found = {name: value for name, value in given.items() if value}
-    known = {"application_name": "tableloop", **found, **dict(parse_qsl(address.query))}
-    known["options"] = f"{known.get('options', '')} {BY_INDEX}".strip()
-    return known | {"connect_timeout": CONNECT_SECONDS}
-
-
-def place(url: str) -> str:
-    """Return an address in words, without login and options."""
-    known = parameters(url)
-    return f"postgresql://{known.get('host', '')}:{known.get('port', 5432)}/{known.get('dbname', '')}"
-
-
 def newest(url: str) -> tuple[float | None, ...]:
     """Return what `tableloop.state.sqlite_rows.newest` returns of a file."""
-    with as_store_errors(), psycopg.connect(**parameters(url), autocommit=True) as connection:
+    with as_store_errors(), connect(url) as connection:
         found = connection.execute(NEWEST.encode()).fetchone()
     return found or ()
-
-
-@contextmanager
-def as_store_errors() -> Iterator[None]:
-    """Raise psycopg's errors as those of the store, in one line."""
-    try:
-        yield
-    except (psycopg.Error, OSError) as error:
-        raise StoreError(" ".join(str(error).split())) from error
 
 
 def _name(start: float) -> str:

@@ -21,7 +21,8 @@ import psycopg
 
 from tableloop.state.database import COMMON, VERSION, Store
 from tableloop.state.errors import StoreError
-from tableloop.state.postgres_rows import WEEK, PostgresWriter, as_store_errors, parameters
+from tableloop.state.postgres_connection import as_store_errors, connect
+from tableloop.state.postgres_rows import WEEK, PostgresWriter
 from tableloop.state.sqlite_rows import snapshot
 from tableloop.state.table_copy import (
     Table,
@@ -170,7 +171,7 @@ def unfinished(url: str) -> str:
 @contextmanager
 def connected(url: str) -> Iterator[psycopg.Connection]:
     """Yield a connection that commits by itself and may read whole tables."""
-    with as_store_errors(), psycopg.connect(**parameters(url), autocommit=True) as connection:
+    with as_store_errors(), connect(url) as connection:
         connection.execute("SET enable_seqscan = on")
         yield connection
 

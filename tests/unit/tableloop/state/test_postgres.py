@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.prediction_writer import PredictionLog, PredictionLogError
-from tableloop.state import postgres_rows
+from tableloop.state import postgres_connection, postgres_rows
 from tableloop.state.database import Store
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
@@ -129,7 +130,7 @@ def test_the_queries_of_drift_and_retraining_read_by_index(url: str) -> None:
     queries = [(sql, values) for sql, values in asked if "FROM predictions" in sql or "FROM feedback" in sql]
     assert len(queries) >= 6
     queries.append((NEWEST, None))
-    with psycopg.connect(**postgres_rows.parameters(url)) as connection:  # before there are any statistics
+    with postgres_connection.connect(url) as connection:  # before there are any statistics
         for sql, values in queries:
             plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {sql}".encode(), values))
             allowed = {"serving", "retrainings"}  # histories of a few rows
@@ -325,6 +326,51 @@ def test_a_server_that_stands_still_is_given_up_and_comes_back_by_itself(server:
         wait_for("the log", lambda: log.problem is None)
         asyncio.run(log.write([made("after", time.time())]))
         assert {"before", "after"} <= set(ids(log))
+
+
+def test_a_read_of_a_server_that_stands_still_in_the_middle_ends(
+    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_connection, "ASK_SECONDS", 0.5)
+    url = server.new_database()
+    store = Store(url)
+    store.prepare()
+
+    def read() -> None:
+        with store.reading() as connection:
+            connection.exec_driver_sql("SELECT 1")
+            reading.set()
+            frozen.wait()
+            connection.exec_driver_sql("SELECT count(*) FROM predictions")
+
+    reading, frozen = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as thread, retraining_lock(Layout(tmp_path), database_url=url):
+        ended = thread.submit(read)
+        reading.wait()
+        server.freeze(on=True)
+        try:
+            began = time.monotonic()
+            frozen.set()
+            with pytest.raises(StoreError, match="has not answered for too long"):
+                ended.result(timeout=20)
+            assert time.monotonic() - began < 6  # half a second, and two for a new connection
+            for question in (
+                store.drift_report,
+                lambda: retraining_lock_holder(Layout(tmp_path / "x"), database_url=url),
+            ):
+                with pytest.raises(StoreError):
+                    question()
+        finally:
+            server.freeze(on=False)
+        wait_for("the store", lambda: store.retrainings(1) == [])
+
+
+def test_a_query_may_last_longer_than_a_silent_server_is_waited_for(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_connection, "ASK_SECONDS", 0.2)
+    with Store(url).reading() as connection:
+        assert connection.exec_driver_sql("SELECT 7 FROM pg_sleep(1)").scalar() == 7
 
 
 def test_a_server_that_was_restarted_while_nobody_asked_costs_no_request(server: Postgres) -> None:
