@@ -35,7 +35,7 @@ from tableloop.mlflow_http import UnusableServerError, check_server
 from tableloop.settings import Settings, load_settings
 from tableloop.signing import SigningKey, key_file
 from tableloop.state.database import Store
-from tableloop.state.errors import StoreError
+from tableloop.state.errors import ServerAwayError, StoreError
 from tableloop.state.former_files import take_in
 from tableloop.state.layout import Layout
 from tableloop.table import DATA, TableError, load_table, params_file
@@ -47,6 +47,7 @@ LOCK_DESCRIPTOR = 9  # entrypoint.sh opens run/lock there and keeps it open
 LEAST_FREE_BYTES = 1_000_000_000
 LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, macOS 103
 REGISTRY_SECONDS = 5.0
+DATABASE_SECONDS = 20.0  # to wait for a PostgreSQL that was started at the same time
 LEAST_LIMITS = (
     (resource.RLIMIT_NOFILE, "open files", "n", 1024),  # supervisord's own least, as the next one
     (resource.RLIMIT_NPROC, "processes", "u", 200),
@@ -236,7 +237,7 @@ def clear_run_directory(layout: Layout) -> None:
 def prepare_store(layout: Layout, store: Store, model: str) -> None:
     """Bring the store up to date, and take in what was kept in files before there was one."""
     try:
-        store.prepare()
+        _prepare_when_there(store)
         if store.database_url:
             check_moved(store.database_url)
         take_in(layout, store, model)
@@ -383,6 +384,24 @@ def make_template(template: Path) -> None:
     if made.returncode:
         raise RefusedError(f"the MLflow database could not be made: {made.stderr.strip().splitlines()[-1]}")
     new.replace(template)
+
+
+def _prepare_when_there(store: Store) -> None:
+    """Bring the store up to date; a server that does not answer is waited for, because both may start at once."""
+    deadline, told = time.monotonic() + DATABASE_SECONDS, False
+    while True:
+        try:
+            store.prepare()
+        except ServerAwayError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                sys.stdout.write(f"appliance     | {store.place} does not answer yet ({error}); waiting for it\n")
+                sys.stdout.flush()
+            told = True
+            time.sleep(0.5)
+        else:
+            return
 
 
 def _bind_problem(address: str, port: int) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import psycopg
 
-from tableloop.state.errors import StoreError
+from tableloop.state.errors import ServerAwayError, StoreError
 
 CONNECT_SECONDS: Final = 2  # psycopg takes no less
 ANSWER_SECONDS: Final = 1.5  # of a write; a server that says nothing for longer is given up
@@ -22,6 +22,8 @@ ASK_SECONDS: Final = 4.0  # of anything else; a server that says nothing for lon
 # Each query has its index. Without statistics, as of a partition that was just filled, the planner would read whole
 # tables instead: twenty seconds, not five milliseconds, for the newest labels of a million predictions.
 BY_INDEX: Final = "-c enable_seqscan=off"
+_REFUSED: Final = "FATAL"  # begins what a server says that takes no connection, in every language
+_COMING: Final = ("starting up", "shutting down", "recovery")  # among what it says while it is none of ours to mend
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -32,8 +34,20 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @classmethod
     def to(cls, known: dict[str, Any], *, autocommit: bool = True) -> Connection:
-        """Connect with the `parameters` of an address."""
-        connection = cls.connect(**known, autocommit=autocommit)
+        """Connect with the `parameters` of an address.
+
+        Raises
+        ------
+        ServerAwayError
+        psycopg.Error
+            The server is there and refuses.
+        """
+        try:
+            connection = cls.connect(**known, autocommit=autocommit)
+        except psycopg.OperationalError as error:
+            if _REFUSED in str(error) and not any(words in str(error) for words in _COMING):
+                raise
+            raise ServerAwayError(" ".join(str(error).split())) from error
         connection._known = known
         return connection
 

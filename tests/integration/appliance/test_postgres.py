@@ -12,8 +12,18 @@ import httpx
 import psycopg
 import pytest
 
-from appliance import mlflow_postgres
-from appliance.prepare import ROOT, TEMPLATE, RefusedError, known_revisions, prepare_server_database, revision
+from appliance import mlflow_postgres, prepare
+from appliance.prepare import (
+    ROOT,
+    TEMPLATE,
+    RefusedError,
+    known_revisions,
+    prepare_server_database,
+    prepare_store,
+    revision,
+)
+from tableloop.state.database import Store
+from tableloop.state.layout import Layout
 from tests.postgres import PASSWORD, Postgres
 from tests.waiting import wait_for
 
@@ -66,3 +76,37 @@ def test_mlflow_serves_from_its_schema_and_shows_the_password_nowhere(
     with psycopg.connect(url) as connection:
         schemas = connection.execute("SELECT DISTINCT schemaname FROM pg_tables WHERE tablename = 'experiments'")
         assert schemas.fetchall() == [("mlflow",)]
+
+
+def test_a_server_that_starts_at_the_same_time_is_waited_for(
+    new_postgres: Callable[..., Postgres], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = new_postgres()
+    store = Store(server.new_database())
+    server.kill()
+    with ThreadPoolExecutor(1) as thread:
+        preparing = thread.submit(prepare_store, Layout(tmp_path), store, "Model")
+        told = ""
+
+        def waits() -> bool:
+            nonlocal told
+            told += capsys.readouterr().out
+            return "does not answer yet" in told
+
+        wait_for("the word about it", waits)
+        server.start()
+        preparing.result(20)
+    assert store.retrainings(1) == []
+    server.stop()
+
+
+def test_a_server_that_does_not_come_is_refused_with_the_remedy_and_one_that_refuses_at_once(
+    postgres: Postgres, tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "DATABASE_SECONDS", 1.0)
+    nobody = Store(f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    with pytest.raises(RefusedError, match=r"cannot be used: .*refused.*see that PostgreSQL runs"):
+        prepare_store(Layout(tmp_path), nobody, "Model")
+    monkeypatch.setattr(prepare, "DATABASE_SECONDS", 600.0)
+    with pytest.raises(RefusedError, match=r"cannot be used: .*database .*nowhere.* does not exist"):
+        prepare_store(Layout(tmp_path), Store(postgres.url("nowhere")), "Model")
