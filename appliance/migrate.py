@@ -109,8 +109,8 @@ def _move_tables(settings: Settings, layout: Layout, url: str, identity: str, *,
         prepare_server_database(url)
         parts["MLflow"] = mlflow_transfer.copy(layout.mlflow_database, url)
     for part, moved in parts.items():
-        rows, new = sum(table.rows for table in moved), sum(table.new for table in moved)
-        _tell(f"{part}: {rows:,} rows in {len(moved)} tables, {new:,} of them new")
+        rows, copied = sum(table.rows for table in moved), sum(table.copied for table in moved)
+        _tell(f"{part}: {rows:,} rows in {len(moved)} tables, {copied:,} of them copied now")
     if not final:
         return []
     different = transfer.differences()

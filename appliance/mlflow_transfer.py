@@ -55,16 +55,15 @@ def copy(file: Path, url: str) -> list[Moved]:
     """
     with snapshot(file) as source, connected(url) as target:
         tables = _tables(source, target)
-        before = {table.name: table.target_digest(target) for table in tables}
-        here = {table.name: table.source_digest(source) for table in tables}
-        if before == here:
-            return [Moved(name, digest.rows, 0) for name, digest in here.items()]
+        here = [table.source_digest(source) for table in tables]
+        if here == [table.target_digest(target) for table in tables]:
+            return [Moved(table.name, digest.rows, 0) for table, digest in zip(tables, here, strict=True)]
         with target.transaction():
             target.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(table.identifier for table in tables)))
+            copied = [table.copy(target, table.source_rows(source)) for table in tables]
             for table in tables:
-                table.copy(target, table.source_rows(source))
                 table.set_sequences(target)
-        return [Moved(name, digest.rows, max(digest.rows - before[name].rows, 0)) for name, digest in here.items()]
+    return [Moved(table.name, rows, rows) for table, rows in zip(tables, copied, strict=True)]
 
 
 def different(file: Path, url: str) -> list[str]:

@@ -44,11 +44,11 @@ CREATE TABLE IF NOT EXISTS migration (
 
 
 class Moved(NamedTuple):
-    """What a pass did with a table: how many rows it has now, and how many of them are new."""
+    """What a pass did with a table: how many rows it has now, and how many of them were copied."""
 
     table: str
     rows: int
-    new: int
+    copied: int
 
 
 class StoreTransfer:
@@ -140,13 +140,13 @@ class StoreTransfer:
             assert isinstance(writer, PostgresWriter)
             for (week,) in sorted(weeks):
                 writer.make_partition(float(week) * WEEK)
-        new = 0
+        copied = 0
         rows = table.source_rows(source, after=last)
         while part := list(islice(rows, ROWS_AT_ONCE)):
             with target.transaction():
-                new += table.copy(target, part)
+                copied += table.copy(target, part)
         target.execute("ANALYZE predictions")
-        return Moved(table.name, _count(target, PREDICTIONS), new)
+        return Moved(table.name, _count(target, PREDICTIONS), copied)
 
 
 def unfinished(url: str) -> str:
@@ -233,13 +233,13 @@ def _remove_gone(table: Table, source: sqlite3.Connection, target: psycopg.Conne
 
 def _replace(table: Table, source: sqlite3.Connection, target: psycopg.Connection) -> Moved:
     """Replace the rows of a table in the target, unless they are the same already."""
-    here, there = table.source_digest(source), table.target_digest(target)
-    if here == there:
+    here = table.source_digest(source)
+    if here == table.target_digest(target):
         return Moved(table.name, here.rows, 0)
     with target.transaction():
         target.execute(psycopg.sql.SQL("TRUNCATE {}").format(table.identifier))
-        table.copy(target, table.source_rows(source))
-    return Moved(table.name, here.rows, max(here.rows - there.rows, 0))
+        copied = table.copy(target, table.source_rows(source))
+    return Moved(table.name, here.rows, copied)
 
 
 def _newest(target: psycopg.Connection) -> dict[str, Any]:

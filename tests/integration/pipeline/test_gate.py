@@ -11,17 +11,17 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
-from tableloop.state.database import Store
-from tableloop.state.layout import Layout
 from tests.integration.pipeline.conftest import Project
 
 ALIAS = "Production"
 
 
 @pytest.fixture
-def serving(trained: Project, tmp_path: Path) -> Project:
-    """Return a project of its own, its version 1 serving."""
+def serving(trained: Project, tmp_path: Path, request: pytest.FixtureRequest) -> Project:
+    """Return a project of its own, its version 1 serving; its store is where `place` says for a test that uses it."""
     project = trained.copy(tmp_path)
+    if "place" in request.fixturenames and isinstance(place := request.getfixturevalue("place"), str):
+        project.database_url = place
     project.model = f"Gate{tmp_path.name}"
     project.retrain()
     return project
@@ -111,7 +111,7 @@ def test_a_champion_that_cannot_be_scored_stays_until_a_person_says_otherwise(da
     assert (report["gate"], serves(serving)) == ("rejected", "1")
     assert report["reason"].startswith("version 1 could not be scored: its files are not those it was made with")
     assert report["reason"].endswith("model.skops was changed")
-    store = Store(Layout(serving.state).database)
+    store = serving.store
     (last, *_) = store.retrainings(1)
     assert (last.outcome, last.reason) == ("rejected", report["reason"])
 
@@ -155,6 +155,7 @@ def test_a_rollback_takes_the_alias_from_a_version_that_does_not_serve(serving: 
     assert serves(serving) == "1"
 
 
+@pytest.mark.usefixtures("place")
 def test_a_rollback_goes_by_what_served_not_by_who_moved_the_alias(serving: Project) -> None:
     serving.change("train", candidates={"hist_gradient_boosting": {"max_iter": 30, "features": {}}})
     serving.retrain()
@@ -165,7 +166,7 @@ def test_a_rollback_goes_by_what_served_not_by_who_moved_the_alias(serving: Proj
     client = client_of(serving)
     client.set_registered_model_alias(serving.model, ALIAS, "3")
     run_id = client.get_model_version(serving.model, "3").run_id
-    store = Store(Layout(serving.state).database)
+    store = serving.store
     store.record_serving(serving.model, "3", run_id, "serves")
     for former in ("2", "1"):
         code, output = serving.run("rollback", "--reason", "a test")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from tableloop.credentials import basic, write_secret
 from tableloop.drift.statistics import make_reference
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.signing import SigningKey
+from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.table import load_table
 from tests.waiting import free_port, wait_for
@@ -106,13 +106,13 @@ class Service:
     def output(self) -> str:
         return Path(self.console.name).read_text()
 
-    def log_rows(self, query: str = "SELECT * FROM predictions") -> list[sqlite3.Row]:
-        connection = sqlite3.connect(self.state_dir / "predictions.db")
-        connection.row_factory = sqlite3.Row
-        try:
-            return connection.execute(query).fetchall()
-        finally:
-            connection.close()
+    @property
+    def store(self) -> Store:
+        return Store(str(self.variables.get("DATABASE_URL") or "") or Layout(self.state_dir).database)
+
+    def log_rows(self, query: str = "SELECT * FROM predictions") -> list[dict[str, Any]]:
+        with self.store.reading() as connection:
+            return [dict(row) for row in connection.exec_driver_sql(query).mappings()]
 
     def request_lines(self) -> list[str]:
         text = (self.state_dir / "logs" / "app.log").read_text()
@@ -128,6 +128,11 @@ class Service:
 
 
 StartService = Callable[..., Service]
+
+
+def store_at(place: Path | str) -> dict[str, str]:
+    """Return the variables with which a service has its store there, a file always in its state."""
+    return {"DATABASE_URL": place} if isinstance(place, str) else {}
 
 
 @pytest.fixture

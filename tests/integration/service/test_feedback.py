@@ -9,12 +9,14 @@ from pathlib import Path
 
 import httpx
 
-from tests.integration.service.conftest import EXAMPLE, Load, StartService
+from tests.integration.service.conftest import EXAMPLE, Load, StartService, store_at
 from tests.waiting import wait_for
 
 
-def test_a_201_is_in_the_log_after_sigkill_and_a_restart_goes_on(start_service: StartService, tmp_path: Path) -> None:
-    service = start_service(tmp_path / "state")
+def test_a_201_is_in_the_log_after_sigkill_and_a_restart_goes_on(
+    start_service: StartService, tmp_path: Path, place: Path | str
+) -> None:
+    service = start_service(tmp_path / "state", **store_at(place))
     ids = [item["prediction_id"] for item in service.client.post("/predict/batch", json=[EXAMPLE] * 2000).json()]
     stored: list[str] = []
 
@@ -38,7 +40,7 @@ def test_a_201_is_in_the_log_after_sigkill_and_a_restart_goes_on(start_service: 
     assert set(stored) <= kept
     assert len(kept) <= len(stored) + 1
 
-    again = start_service(tmp_path / "state")
+    again = start_service(tmp_path / "state", **store_at(place))
     assert again.client.post("/feedback", json={"prediction_id": stored[0], "actual_value": 1.0}).status_code == 409
     assert f'live_labels{{model_version="dummy"}} {min(500, len(kept))}.0' in again.get("/metrics").text
     rest = [{"prediction_id": name, "actual_value": 2.5} for name in ids]
@@ -47,8 +49,8 @@ def test_a_201_is_in_the_log_after_sigkill_and_a_restart_goes_on(start_service: 
     assert again.log_rows("SELECT count(*) AS labels FROM feedback WHERE batch IS NULL")[0]["labels"] == len(ids)
 
 
-def test_of_labels_sent_together_one_is_stored(start_service: StartService) -> None:
-    service = start_service()
+def test_of_labels_sent_together_one_is_stored(start_service: StartService, place: Path | str) -> None:
+    service = start_service(**store_at(place))
     ids = [item["prediction_id"] for item in service.client.post("/predict/batch", json=[EXAMPLE] * 50).json()]
 
     def label(value: int) -> list[int]:

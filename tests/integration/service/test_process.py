@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.service.conftest import EXAMPLE, Load, StartService, clean_environment
+from tests.integration.service.conftest import EXAMPLE, Load, StartService, clean_environment, store_at
 from tests.waiting import free_port, wait_for
 
 JSON = {"content-type": "application/json"}
 
 
-def test_a_200_is_in_the_log_after_sigkill(start_service: StartService, tmp_path: Path) -> None:
-    service = start_service(tmp_path / "state")
+def test_a_200_is_in_the_log_after_sigkill(start_service: StartService, tmp_path: Path, place: Path | str) -> None:
+    service = start_service(tmp_path / "state", **store_at(place))
     with Load(service.port) as load:
         wait_for("a few hundred answers", lambda: len(load.answers) > 500)
         service.process.send_signal(signal.SIGKILL)
@@ -34,13 +34,15 @@ def test_a_200_is_in_the_log_after_sigkill(start_service: StartService, tmp_path
     assert set(answered) <= set(logged)
     # at most the requests in flight are logged without having been answered
     assert len(logged) <= len(answered) + 8
-    again = start_service(tmp_path / "state")
+    again = start_service(tmp_path / "state", **store_at(place))
     assert again.predict().status_code == 200
     assert len(again.log_rows()) == len(logged) + 1
 
 
-def test_a_stop_answers_what_is_in_flight_and_takes_little_time(start_service: StartService) -> None:
-    service = start_service()
+def test_a_stop_answers_what_is_in_flight_and_takes_little_time(
+    start_service: StartService, place: Path | str
+) -> None:
+    service = start_service(**store_at(place))
     body = json.dumps([EXAMPLE] * 100).encode()
     head = "POST /predict/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}\r\n\r\n"

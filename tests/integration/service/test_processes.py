@@ -13,8 +13,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tableloop.state.database import Store
-from tests.integration.service.conftest import EXAMPLE, Load, Registry, Service, StartService
+from tests.integration.service.conftest import EXAMPLE, Load, Registry, Service, StartService, store_at
 from tests.integration.service.test_process import read_to_the_end
 from tests.waiting import wait_for
 
@@ -50,13 +49,13 @@ def service(start_service: StartService) -> Service:
 
 @pytest.fixture
 def service_of_each_store(start_service: StartService, place: Path | str) -> Service:
-    service = start_service(API_PROCESSES=COUNT, DATABASE_URL=place if isinstance(place, str) else "")
+    service = start_service(API_PROCESSES=COUNT, **store_at(place))
     wait_for_all(service)
     return service
 
 
 def test_a_killed_process_loses_what_it_was_answering_and_nothing_else(
-    service_of_each_store: Service, place: Path | str
+    service_of_each_store: Service,
 ) -> None:
     service = service_of_each_store
     threads = 8
@@ -69,8 +68,7 @@ def test_a_killed_process_loses_what_it_was_answering_and_nothing_else(
     assert {status for status, _ in load.answers} == {200}
     assert load.lost <= COUNT * threads  # each connection had one request at a time
     answered = {answer["prediction_id"] for _, answer in load.answers}
-    store = Store(place if isinstance(place, str) else service.state_dir / "predictions.db")
-    logged = [row["prediction_id"] for part in store.predictions_with_labels(None, None) for row in part]
+    logged = [row["prediction_id"] for row in service.log_rows("SELECT prediction_id FROM predictions")]
     assert len(set(logged)) == len(logged)
     assert answered <= set(logged)
     assert len(logged) <= len(answered) + load.lost

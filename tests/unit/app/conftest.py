@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from app.main import create_app
 from tableloop.credentials import basic, write_secret
@@ -15,14 +16,19 @@ from tableloop.state.layout import Layout
 from tableloop.table import load_table
 
 EXAMPLE = load_table().example
+IN_EACH_STORE = pytest.mark.usefixtures("place")
 PASSWORD = "the administrator's"
 LOGIN = {"Authorization": basic(PASSWORD)}
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """Return settings with the store in a file, or where `place` says for a test that uses it too."""
     write_secret(Layout(tmp_path).admin_password, PASSWORD)
-    return Settings(state_dir=tmp_path, test_mode=True)
+    place = request.getfixturevalue("place") if "place" in request.fixturenames else None
+    return Settings(
+        state_dir=tmp_path, test_mode=True, database_url=SecretStr(place if isinstance(place, str) else "")
+    )
 
 
 @pytest.fixture

@@ -135,8 +135,8 @@ class ChangingRegistry:
         return model([1, 2], [0, 1], [2, 3])
 
 
-def test_the_store_knows_what_serves_and_what_was_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path / "predictions.db", FEATURE_NAMES)
+def test_the_store_knows_what_serves_and_what_was_refused(tmp_path: Path, place: Path | str) -> None:
+    store = Store(place, FEATURE_NAMES)
 
     def record(version: Version, event: str, detail: str) -> None:
         store.record_serving("Model", version.version, version.run_id, event, detail)

@@ -18,6 +18,7 @@ from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.state.monitor_report import beat
 from tableloop.table import load_table
+from tests.unit.app.conftest import IN_EACH_STORE
 
 COLUMN = {
     "name": "MedInc", "title": "Median income", "unit": "dollars", "ks": 0.2, "p_value": 1e-9, "psi": 0.25,
@@ -40,9 +41,10 @@ REPORT: dict[str, Any] = {
 
 
 def write(settings: Settings, report: dict[str, Any]) -> None:
-    Store(Layout(settings.state_dir).database).add_drift_report(report, {})
+    Store.of(settings).add_drift_report(report, {})
 
 
+@IN_EACH_STORE
 def test_without_a_check_there_is_no_report(client: TestClient, settings: Settings) -> None:
     answer = client.get("/drift")
     assert answer.status_code == 404
@@ -86,6 +88,7 @@ def test_an_unknown_form_is_422(client: TestClient) -> None:
     assert client.get("/drift?format=pdf").status_code == 422
 
 
+@IN_EACH_STORE
 def test_the_report_is_metrics(client: TestClient, settings: Settings) -> None:
     write(settings, REPORT)
     lines = client.get("/metrics").text.splitlines()
@@ -109,9 +112,10 @@ def test_a_check_that_cannot_say_is_metrics_too(client: TestClient, settings: Se
     assert client.get("/drift?format=html").status_code == 200
 
 
+@IN_EACH_STORE
 def test_retrainings_are_counted_by_outcome(client: TestClient, settings: Settings) -> None:
     assert 'retrains_total{outcome="promoted"} 0.0' in client.get("/metrics").text
-    store = Store(Layout(settings.state_dir).database)
+    store = Store.of(settings)
     for outcome in ("promoted", "rejected", "promoted"):
         store.end_retraining(store.begin_retraining("user", "", "somebody"), outcome, "1", "", {})
     store.begin_retraining("user", "", "somebody")
@@ -121,9 +125,10 @@ def test_retrainings_are_counted_by_outcome(client: TestClient, settings: Settin
     assert 'retrains_total{outcome="failed"} 0.0' in text
 
 
+@IN_EACH_STORE
 def test_the_history_is_an_answer_newest_first(client: TestClient, settings: Settings) -> None:
     assert client.get("/retrainings").json() == []
-    store = Store(Layout(settings.state_dir).database)
+    store = Store.of(settings)
     number = store.begin_retraining("user", "because", "somebody")
     store.end_retraining(number, "promoted", "2", "better", {"train": 2.5})
     store.begin_retraining("drift", "drift: MedInc up", "the drift monitor")

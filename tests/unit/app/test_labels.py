@@ -18,7 +18,7 @@ from app.prediction_writer import PredictionLog
 from tableloop.settings import Settings
 from tableloop.state import postgres_rows, prediction_rows, sqlite_rows
 from tableloop.state.database import Store
-from tests.unit.app.conftest import EXAMPLE, LOGIN
+from tests.unit.app.conftest import EXAMPLE, IN_EACH_STORE, LOGIN
 
 
 def predict(client: TestClient) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def metric(client: TestClient, name: str) -> float:
     return float(line.rpartition(" ")[2])
 
 
+@IN_EACH_STORE
 def test_a_label_is_answered_with_what_was_stored(client: TestClient) -> None:
     prediction = predict(client)
     answer = client.post("/feedback", json={"prediction_id": prediction["prediction_id"], "actual_value": 8.5})
@@ -46,6 +47,7 @@ def test_a_label_is_answered_with_what_was_stored(client: TestClient) -> None:
     }
 
 
+@IN_EACH_STORE
 def test_a_second_label_is_refused_and_the_first_one_stays(client: TestClient) -> None:
     label = {"prediction_id": predict(client)["prediction_id"], "actual_value": 3.5}
     client.post("/feedback", json=label)
@@ -55,6 +57,7 @@ def test_a_second_label_is_refused_and_the_first_one_stays(client: TestClient) -
     assert metric(client, "live_labels") == 1
 
 
+@IN_EACH_STORE
 def test_an_unknown_prediction_is_404(client: TestClient) -> None:
     answer = client.post("/feedback", json={"prediction_id": "nobody", "actual_value": 1.0})
     assert answer.status_code == 404
@@ -75,6 +78,7 @@ def test_another_shape_is_422(client: TestClient, body: Any) -> None:
     assert client.post("/feedback", json=body).status_code == 422
 
 
+@IN_EACH_STORE
 def test_every_label_of_a_list_is_for_itself(client: TestClient) -> None:
     ids = [predict(client)["prediction_id"] for _ in range(3)]
     client.post("/feedback", json={"prediction_id": ids[0], "actual_value": 3.0})
@@ -114,6 +118,7 @@ def test_a_value_that_the_table_may_have_is_stored_however_wrong_the_model_is(
     assert client.post("/feedback", json=label).status_code == 201
 
 
+@IN_EACH_STORE
 def test_a_list_that_is_stored_whole_is_201(client: TestClient) -> None:
     ids = [item["prediction_id"] for item in client.post("/predict/batch", json=[EXAMPLE] * 1200).json()]
     answer = client.post("/feedback", json=[{"prediction_id": name, "actual_value": 2.0} for name in ids])
@@ -123,6 +128,7 @@ def test_a_list_that_is_stored_whole_is_201(client: TestClient) -> None:
     assert metric(client, "live_labels") == 500
 
 
+@IN_EACH_STORE
 def test_the_live_errors_are_those_of_the_labels_also_after_a_restart(settings: Settings) -> None:
     with TestClient(create_app(settings), headers=LOGIN) as client:
         answers = [predict(client) for _ in range(4)]

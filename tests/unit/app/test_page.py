@@ -22,7 +22,7 @@ from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.state.locks import retraining_lock
 from tableloop.table import DATA, load_table
-from tests.unit.app.conftest import EXAMPLE
+from tests.unit.app.conftest import EXAMPLE, IN_EACH_STORE
 
 WEB = Path(page_data.__file__).parent / "web"
 TABLE = load_table()
@@ -223,16 +223,17 @@ def test_the_overview_without_a_model_is_an_answer(settings: Settings) -> None:
     assert (shown.json()["model"], shown.json()["ready"]["status"]) == (None, "not ready")
 
 
+@IN_EACH_STORE
 def test_the_overview_tells_drift_and_retrainings(client: TestClient, settings: Settings) -> None:
     layout = Layout(settings.state_dir)
-    store = Store(layout.database)
+    store = Store.of(settings)
     columns = [{"title": "House age", "drifted": True}, {"title": "Rooms", "drifted": False}]
     monitor = {"says": "waits", "waits_for": ["200 more labels"], "retraining": False}
     store.add_drift_report({"status": "drift", "summary": "older", "columns": columns, "monitor": monitor}, {})
     for number in range(1, 8):
         store.end_retraining(store.begin_retraining("user", "", "somebody"), "promoted", str(number), "better", {})
     store.begin_retraining("drift", "drift: older", "the drift monitor")
-    with retraining_lock(layout):
+    with retraining_lock(layout, database_url=store.database_url):
         shown = client.get("/overview").json()
     assert (shown["drift"]["status"], shown["drift"]["summary"]) == ("drift", "older")
     assert shown["drift"]["columns"] == ["House age"]
@@ -241,6 +242,7 @@ def test_the_overview_tells_drift_and_retrainings(client: TestClient, settings: 
     assert [entry["version"] for entry in shown["retrainings"]] == ["7", "6", "5", "4", "3"]
 
 
+@IN_EACH_STORE
 def test_the_overview_counts_predictions_and_the_live_error(client: TestClient) -> None:
     prediction = client.post("/predict", json=EXAMPLE).json()
     client.post("/predict/batch", json=[EXAMPLE] * 2)

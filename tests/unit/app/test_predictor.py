@@ -43,7 +43,7 @@ def value(answer: Prediction | BaseException) -> float:
     return float(answer["predicted_median_house_value"])
 
 
-def test_rows_that_come_together_are_one_call_and_each_gets_its_own_answer(tmp_path: Path) -> None:
+def test_rows_that_come_together_are_one_call_and_each_gets_its_own_answer(place: Path | str) -> None:
     keeper = DummyKeeper()
     assert keeper.current is not None
     calls: list[int] = []
@@ -54,7 +54,7 @@ def test_rows_that_come_together_are_one_call_and_each_gets_its_own_answer(tmp_p
         return predict(rows)
 
     keeper.current = replace(keeper.current, predict=counted)
-    log = PredictionLog(Store(tmp_path / "predictions.db"))
+    log = PredictionLog(Store(place))
     log.start()
     answers = ask(Predictor(keeper, log, new_metrics()), [1.0, 2.0, 3.0])
     log.stop()

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from appliance.status import STOPPED, _ago, _duration, show
 from tableloop.settings import Settings
 from tableloop.state.database import Store
-from tableloop.state.layout import Layout
 
 
 def test_an_empty_state_is_stopped_and_has_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,16 +21,17 @@ def test_an_empty_state_is_stopped_and_has_nothing(tmp_path: Path, capsys: pytes
 
 
 def test_what_the_store_holds_is_shown_of_a_stopped_appliance(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: Path | str
 ) -> None:
     (tmp_path / "champion").mkdir()
     (tmp_path / "champion" / "current.json").write_text('{"version": "7", "registered_at": null}')
-    store = Store(Layout(tmp_path).database)
+    settings = Settings(state_dir=tmp_path, database_url=SecretStr(place if isinstance(place, str) else ""))
+    store = Store.of(settings)
     report = {"status": "drift", "summary": "MedInc up", "monitor": {"waits_for": ["57 more labels"]}}
     store.add_drift_report(report, {})
     store.end_retraining(store.begin_retraining("drift", "", "the drift monitor"), "rejected", "8", "worse", {})
     store.begin_retraining("user", "", "somebody")
-    assert show(Settings(state_dir=tmp_path)) == STOPPED
+    assert show(settings) == STOPPED
     printed = capsys.readouterr().out
     assert "model    version 7; kept as the service's local copy\n" in printed
     assert "drift    drift: MedInc up; last look at an unknown time\n" in printed

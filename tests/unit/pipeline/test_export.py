@@ -24,11 +24,12 @@ ROWS = 2 * EXPORTED_AT_ONCE + 5
 BEGAN = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a prediction a second; every thousandth has a label, one of which is revoked."""
-    state = tmp_path_factory.mktemp("state")
-    store = Store(Layout(state).database)
+@pytest.fixture(scope="module", params=["SQLite", "PostgreSQL"])
+def state(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The settings of a store with a prediction a second; every thousandth has a label, one of which is revoked."""
+    directory = tmp_path_factory.mktemp("state")
+    url = request.getfixturevalue("postgres").new_database() if request.param == "PostgreSQL" else ""
+    store = Store(url or Layout(directory).database)
     rows = [row(f"p{n}", f"r{n}", BEGAN + n, "1", [float(n)] * len(NAMES), 2.0, 1.0, 3.0) for n in range(ROWS)]
     with closing(store.writer()) as writer:
         writer.insert(rows)
@@ -39,16 +40,16 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         writer.insert_labels([Sent("p1", 9.9)], "somebody", load_table())
     store.revoke_labels("me", "false", sender="somebody")
-    return state
+    return {"STATE_DIR": str(directory), "DATABASE_URL": url}
 
 
-def export(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def export(state: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.export", *arguments]
-    variables = os.environ | {"STATE_DIR": str(state)}
+    variables = os.environ | state
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
-def test_parquet_has_every_prediction_with_its_label_and_its_types(state: Path, tmp_path: Path) -> None:
+def test_parquet_has_every_prediction_with_its_label_and_its_types(state: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "all.parquet"
     done = export(state, str(file))
     assert done.returncode == 0, done.stderr
@@ -63,14 +64,14 @@ def test_parquet_has_every_prediction_with_its_label_and_its_types(state: Path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet"]
 
 
-def test_from_and_to_choose_by_the_time_of_the_request(state: Path, tmp_path: Path) -> None:
+def test_from_and_to_choose_by_the_time_of_the_request(state: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "part.csv"
     done = export(state, "--from", "2026-11-01T00:00:10", "--to", "2026-11-01T01:00:13+01:00", str(file))
     assert done.returncode == 0, done.stderr
     assert list(pd.read_csv(file)["prediction_id"]) == ["p10", "p11", "p12"]
 
 
-def test_stdout_is_csv_and_nothing_else(state: Path) -> None:
+def test_stdout_is_csv_and_nothing_else(state: dict[str, str]) -> None:
     done = export(state, "--to", "2026-11-01T00:00:02", "-")
     header, *lines = done.stdout.splitlines()
     assert header.replace('"', "").startswith("prediction_id,request_id,requested_at,model_version,")
@@ -86,7 +87,7 @@ def test_stdout_is_csv_and_nothing_else(state: Path) -> None:
         (["--from", "yesterday", "rows.csv"], 2, "yesterday"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(state: Path, arguments: list[str], code: int, said: str) -> None:
+def test_what_cannot_be_done_is_one_line(state: dict[str, str], arguments: list[str], code: int, said: str) -> None:
     done = export(state, *arguments)
     assert done.returncode == code
     assert said in done.stderr.splitlines()[-1]
