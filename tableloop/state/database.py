@@ -273,11 +273,14 @@ class Store:
                 _labels.c.sender,
             )
             .join_from(_labels, self._predictions, _labels.c.prediction_id == made.prediction_id)
-            .where(_labels.c.revocation.is_(None), *(self._features[place].is_not(None) for place in self._needed))
+            .where(_labels.c.revocation.is_(None))
             .order_by(made.requested_at, made.id)
         )
         with self.reading() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        # Not in the query: with conditions on predictions, SQLite would read all of these and look for their labels.
+        needed = [self.feature_names[place] for place in self._needed]
+        return [row for row in rows if not any(row[name] is None for name in needed)]
 
     def predictions_with_labels(self, since: float | None, until: float | None) -> Iterator[list[dict[str, Any]]]:
         """Yield every prediction asked for in ``[since, until)``, the oldest first, in parts, each as of one moment.

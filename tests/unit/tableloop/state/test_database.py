@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from tableloop.state.database import KILLED, Store
 from tableloop.state.errors import StoreError
 from tableloop.state.prediction_rows import row
+from tests.unit.tableloop.state.queries import queries_of_drift_and_retraining
 
 NAMES = ("MedInc", "AveRooms")
 
@@ -176,6 +177,18 @@ def test_a_migration_that_is_killed_leaves_what_was_there(store_of_file: Store, 
     assert columns(store_of_file) == before
     store_of_file.prepare()
     assert "AveRooms" in columns(store_of_file)
+
+
+def test_no_query_of_drift_and_retraining_reads_all_predictions_of_a_file(store_of_file: Store, file: Path) -> None:
+    store_of_file.prepare()
+    queries = queries_of_drift_and_retraining(Store(file))
+    with closing(sqlite3.connect(file)) as connection:
+        for sql, values in queries:
+            plan = [line for *_, line in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+            if sql.endswith("LIMIT ? OFFSET ?") and "SCAN predictions" in plan:
+                assert plan == ["SCAN predictions"], sql  # in the order of its ids, and no further than the limit
+            else:
+                assert not [line for line in plan if line.startswith("SCAN p")], (sql, plan)
 
 
 def test_a_newer_store_is_refused_and_told(store: Store, place: Path | str) -> None:

@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 
 from app.prediction_writer import PredictionLog, PredictionLogError
 from tableloop.state import postgres_connection, postgres_rows
@@ -26,9 +24,10 @@ from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BusyError, retraining_lock, retraining_lock_holder
 from tableloop.state.postgres_rows import WEEK
-from tableloop.state.prediction_rows import NEWEST, REST, Row, Sent, row
+from tableloop.state.prediction_rows import REST, Row, Sent, row
 from tableloop.table import load_table
 from tests.postgres import PASSWORD, Postgres
+from tests.unit.tableloop.state.queries import queries_of_drift_and_retraining
 from tests.waiting import wait_for
 
 TABLE = load_table()
@@ -115,21 +114,7 @@ def test_the_queries_of_drift_and_retraining_read_by_index(url: str) -> None:
             writer.insert(rows)
             writer.insert_labels([Sent(made[0], 2.0) for made in rows[:300]], "crm", TABLE)
             store.mark_labels({made[0]: "batch" for made in rows[:280]})
-    asked: list[tuple[str, Any]] = []
-
-    @sa.event.listens_for(store._database.engine, "before_cursor_execute")
-    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        asked.append((statement, parameters))
-
-    store.newest_predictions(2000)
-    store.count_unused_labels()
-    store.newest_labelled(500, "1", among=5000)
-    store.labelled_after(100, 2500)
-    store.labelled_rows("value")
-    store.revoked()
-    queries = [(sql, values) for sql, values in asked if "FROM predictions" in sql or "FROM feedback" in sql]
-    assert len(queries) >= 6
-    queries.append((NEWEST, None))
+    queries = queries_of_drift_and_retraining(store)
     with postgres_connection.connect(url) as connection:  # before there are any statistics
         for sql, values in queries:
             plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {sql}".encode(), values))
