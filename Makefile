@@ -109,7 +109,7 @@ backup:  ## save the whole state in FILE (a name or s3://…), while it runs; wi
 restore:  ## put the backup FILE in place of the state, while nothing runs; the former state is kept aside
 	@./entrypoint.sh python -m appliance.restore "$(FILE)" $(if $(TRUST),--trust)
 
-migrate-to:  ## move the state to DATABASE_URL=, ARTIFACTS_URI=, both from the environment or a FILE; proved once it is down
+migrate-to:  ## move the state to PostgreSQL and object storage, in passes (FILE= has DATABASE_URL, ARTIFACTS_URI; or the environment)
 	@./entrypoint.sh python -m appliance.migrate "$(FILE)"
 
 simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady or burst)

@@ -70,19 +70,20 @@ def send(storage: ObjectStorage, layout: Layout) -> FilesMoved:
     there = storage.contents()
     files = dict(_files(layout))
 
-    def send_one(name: str) -> int:
+    def send_one(name: str) -> int | None:
+        """Return the bytes that were sent, None when there was nothing to send."""
         file = files[name]
         try:
             if _is_the_same(storage, name, file, there.get(name)):
-                return 0
+                return None
             storage.upload(file, name)
             return file.stat().st_size
         except FileNotFoundError:  # removed meanwhile
-            return 0
+            return None
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        sizes = list(threads.map(send_one, files))
-    return FilesMoved(len(files), sum(size > 0 for size in sizes), sum(sizes))
+        sent = [size for size in threads.map(send_one, files) if size is not None]
+    return FilesMoved(len(files), len(sent), sum(sent))
 
 
 def differences(storage: ObjectStorage, layout: Layout) -> list[str]:
