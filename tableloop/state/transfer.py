@@ -140,11 +140,12 @@ class StoreTransfer:
             assert isinstance(writer, PostgresWriter)
             for (week,) in sorted(weeks):
                 writer.make_partition(float(week) * WEEK)
-        copied = 0
         rows = table.source_rows(source, after=last)
-        while part := list(islice(rows, ROWS_AT_ONCE)):
+        copied, part = 0, ROWS_AT_ONCE
+        while part == ROWS_AT_ONCE:
             with target.transaction():
-                copied += table.copy(target, part)
+                part = table.copy(target, islice(rows, ROWS_AT_ONCE))
+            copied += part
         target.execute("ANALYZE predictions")
         return Moved(table.name, _count(target, PREDICTIONS), copied)
 
