@@ -61,7 +61,8 @@ def compare_answers(
             f"version {version.version} from there answers otherwise than it did: by {largest:.2g} in one of "
             f"{len(made)} rows"
         )
-    return f"version {version.version} from there answers {len(made)} rows of the log again as it did"
+    rows_again = "1 row" if len(made) == 1 else f"{len(made)} rows"
+    return f"version {version.version} from there answers {rows_again} of the log again as it did"
 
 
 def _version_behind_alias(settings: RegistrySettings, registry_uri: str) -> tuple[Version, str] | None:
