@@ -94,7 +94,7 @@ def test_what_cannot_be_done_is_one_line(state: dict[str, str], arguments: list[
 
 
 def test_a_file_in_object_storage_is_there_whole_or_not_at_all(
-    state: Path, bucket: str, s3_server: S3Server, tmp_path: Path
+    state: dict[str, str], bucket: str, s3_server: S3Server, tmp_path: Path
 ) -> None:
     done = export(state, f"{bucket}/all.parquet")
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,7 @@ def test_a_file_in_object_storage_is_there_whole_or_not_at_all(
     ObjectStorage(bucket).download("all.parquet", tmp_path / "copy.parquet")
     assert len(pd.read_parquet(tmp_path / "copy.parquet")) == ROWS
     assert [file.name for file in s3_server.files(bucket)] == ["all.parquet"]
-    assert list(Layout(state).run.iterdir()) == []
+    assert list(Layout(Path(state["STATE_DIR"])).run.iterdir()) == []
     nowhere = bucket.replace("/state", "-none/all.csv")
     done = export(state, nowhere)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
