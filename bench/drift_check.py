@@ -24,7 +24,8 @@ import pandas as pd
 
 from monitoring.drift_check import check, load_policy
 from pipeline.stage_runner import raw_data
-from tableloop.drift.statistics import REFERENCE_FILE, Matrix, make_reference
+from tableloop.drift.reference import REFERENCE_FILE
+from tableloop.drift.statistics import Matrix, make_reference
 from tableloop.model.conformal import as_matrix
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
