@@ -22,6 +22,7 @@ from app.access import Access
 from app.champion import ChampionKeeper, DummyKeeper, Keeper, Version
 from app.connections import KEEP_ALIVE_SECONDS, Connections
 from app.deps import Parts
+from app.draining_server import DrainingServer
 from app.drift_metrics import drift_gauges, retrains
 from app.errors import add_handlers
 from app.explanations import Explanations
@@ -168,7 +169,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"the log {log_file} cannot be written ({error}): make it writable or choose another STATE_DIR")
     try:
-        processes = Processes(settings.api_processes)
+        processes = Processes(settings.api_processes, settings.drain_seconds)
         app = create_app(settings, processes)
     except KeysError as error:
         sys.exit(f"API_KEYS: {error}")
@@ -195,7 +196,7 @@ def main() -> None:
             sys.exit(f"TLS_CERT, TLS_KEY: {error}")
     try:
         if processes.count == 1:
-            uvicorn.Server(config).run(sockets=[listener])
+            DrainingServer(config, processes).run(sockets=[listener])
         else:
             processes.run(partial(_serve_beside_others, config, listener, app.state.parts))
     finally:

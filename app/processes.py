@@ -39,6 +39,7 @@ ENDS, ENDS_SECONDS = 9, 120.0  # when so many have ended in so many seconds, it 
 SLOTS: Final = 1 << 14
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - each makes a directory of its own there
 CLOSED, WITHOUT_MODEL, READY = range(3)  # a process takes no connections yet; it does without a model; with one
+RUNNING, DRAINING, STOPPING = range(3)  # all processes; those that drain answer, and say that others should
 
 
 def shared_zeros(*shape: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -53,12 +54,13 @@ class Processes:
     What they share is made before they are forked. Each process writes to its own row of it, so nothing is locked.
     """
 
-    def __init__(self, count: int = 1) -> None:
+    def __init__(self, count: int = 1, drain_seconds: float = 0) -> None:
         self.count = count
+        self.drain_seconds = drain_seconds
         self.number = 0 if count == 1 else count  # of this process; the parent of several has none of theirs
         self._beats = shared_zeros(count, dtype=np.int64)
         self._states = shared_zeros(count, dtype=np.int8)
-        self._stopping = shared_zeros(1, dtype=np.int8)
+        self._phase = shared_zeros(1, dtype=np.int8)
         self._ids = shared_zeros(count, dtype=np.int64)
         self._parent = os.getpid()
         self._held: list[Held] = []
@@ -122,7 +124,16 @@ class Processes:
 
     def stops(self) -> bool:
         """Return whether this process has to end: all of them do, or their parent was killed."""
-        return bool(self._stopping[0]) or (self.count > 1 and os.getppid() != self._parent)
+        return bool(self._phase[0] == STOPPING) or (self.count > 1 and os.getppid() != self._parent)
+
+    @property
+    def draining(self) -> bool:
+        """Whether this service has been told to stop."""
+        return bool(self._phase[0] != RUNNING)
+
+    def drain(self) -> None:
+        """Note that it has been told so."""
+        self._phase[0] = DRAINING
 
     def beat(self, *, has_model: bool) -> None:
         """Tell the parent that this process, which takes connections, does not hang."""
@@ -149,7 +160,7 @@ class Processes:
             self.number = number
             self._ids[number] = os.getpid()
             serve()
-            if not self._stopping[0] and self.stops():
+            if self._phase[0] != STOPPING and self.stops():
                 self._remove_directory()  # as the parent would have
 
         def start(number: int) -> Any:
@@ -190,7 +201,9 @@ class Processes:
     def _stop(self, children: list[Any]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        self._stopping[0] = 1
+        self.drain()
+        time.sleep(self.drain_seconds)
+        self._phase[0] = STOPPING
         for child in children:
             child.terminate()
         until = time.monotonic() + STOP_SECONDS

@@ -338,6 +338,13 @@ class Settings(RegistrySettings):
         ge=1,
         description="How many connections one address may hold at the service; this machine's own has no such limit",
     )
+    drain_seconds: float = Field(
+        0,
+        ge=0,
+        le=60,
+        description="How long the service that is told to stop goes on answering, while `/ready` says 503 so that a "
+        "load balancer turns to the other copies; 0 where there are none",
+    )
     model_poll_seconds: float = Field(
         5, gt=0, le=LONGEST_INTERVAL, description="How often the service asks for a new version"
     )

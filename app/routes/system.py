@@ -45,6 +45,8 @@ async def ready(parts: AppParts, response: Response) -> Readiness:
     champion = predictor.keeper.current
     problem = predictor.log.problem if predictor.log else None
     others = None if parts.processes.others_have_models else "another process of the service has no model yet"
+    if parts.processes.draining:
+        others = "this copy of the service is told to stop: others answer"
     well = champion is not None and problem is None and others is None
     if not well:
         response.status_code = 503

@@ -182,3 +182,18 @@ def run_to_its_end(directory: Path, **variables: object) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_copy_that_is_told_to_stop_says_so_and_answers_until_others_are_asked(
+    start_service: StartService, processes: int
+) -> None:
+    service = start_service(DRAIN_SECONDS=1.5, API_PROCESSES=processes)
+    told = time.monotonic()
+    service.process.send_signal(signal.SIGTERM)
+    wait_for("a word about it", lambda: service.get("/ready").status_code == 503, 1)
+    assert "told to stop" in service.get("/ready").json()["detail"]
+    while time.monotonic() < told + 1.2:
+        assert service.predict().status_code == 200
+    assert service.process.wait(timeout=8) == 0
+    assert time.monotonic() > told + 1.4
