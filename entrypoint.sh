@@ -53,6 +53,13 @@ WITHOUT_SECRETS=(env -u DATABASE_URL -u ADMIN_PASSWORD -u API_KEYS -u MLFLOW_TRA
 # For programs that have no use for the database and for object storage.
 without_logins() { unset DATABASE_URL "${!AWS_@}"; }
 
+# In a cluster each program has a disk of its own, which may be empty, and makes it ready for itself.
+prepare_role() {
+    [ -n "$ARTIFACTS_URI" ] && [ -z "${PREPARED:-}" ] || return 0
+    python -m appliance.prepare_role "$1"
+    unset ADMIN_PASSWORD ALERT_WEBHOOK_URL ALERT_SMTP_PASSWORD  # they are in files now
+}
+
 is_here() { command -v "$1" >/dev/null && echo true || echo false; }
 
 appliance() {
@@ -67,9 +74,10 @@ appliance() {
         { exec 9>>"$STATE_DIR/run/lock"; } 2>/dev/null || true
         python -m appliance.prepare
     fi
+    export PREPARED=1  # no program of this appliance has to do it again
     if [ -n "${ADMIN_PASSWORD:-}${ALERT_WEBHOOK_URL:-}${ALERT_SMTP_PASSWORD:-}" ]; then
         # They are in files now; once more, so that no environment has them.
-        exec env -u ADMIN_PASSWORD -u ALERT_WEBHOOK_URL -u ALERT_SMTP_PASSWORD PREPARED=1 "$ROOT/entrypoint.sh"
+        exec env -u ADMIN_PASSWORD -u ALERT_WEBHOOK_URL -u ALERT_SMTP_PASSWORD "$ROOT/entrypoint.sh"
     fi
     [ -z "$stopping" ] || exit 0
     echo $$ >"$STATE_DIR/run/pid"
@@ -109,22 +117,28 @@ case ${1:-} in
         ;;
     mlflow)
         [ "$TEST_MODE" = off ] || missing MLflow
+        prepare_role mlflow
         exec python -m appliance.mlflow_server
         ;;
     bootstrap)
         [ "$TEST_MODE" = off ] || exit 0
+        prepare_role bootstrap
         exec python -m pipeline.retrain --unless-registered
         ;;
     api)
+        prepare_role api
         unset "${!AWS_@}"  # its model comes through MLflow
         export OMP_NUM_THREADS=1  # rows are few: threads that wait for the next ones would cost more than they do
         exec python -m app.main  # starts without a model, answers 503 until there is one
         ;;
     front)
         without_logins
-        exec haproxy -W -q -db -f haproxy.cfg
+        prepare_role front
+        python -m appliance.copies haproxy <haproxy.cfg >"$STATE_DIR/run/haproxy.cfg"
+        exec haproxy -W -q -db -f "$STATE_DIR/run/haproxy.cfg"
         ;;
     drift-monitor)
+        prepare_role drift-monitor
         exec python -m monitoring.drift_monitor
         ;;
     dask-scheduler)
@@ -144,9 +158,9 @@ case ${1:-} in
     prometheus)
         without_logins
         binary=$(command -v prometheus) || missing Prometheus
-        # In Compose, API_HOST is a name with an address for each copy of the service.
+        prepare_role prometheus
         api="static_configs: [{targets: ['$OWN_HOST:$API_PORT']}]"
-        [ -z "${API_HOST:-}" ] || api="dns_sd_configs: [{names: ['$API_HOST'], type: A, port: $API_PORT}]"
+        [ -z "${API_HOST:-}" ] || api=$(python -m appliance.copies prometheus)
         alertmanager=$(cat "$STATE_DIR/run/alertmanager.address" 2>/dev/null || true)
         sed "s|API_SCHEME|http${TLS_CERT:+s}|; s|API_TARGETS|$api|; s|PROMETHEUS_ADDRESS|$OWN_HOST:$PROMETHEUS_PORT|;
             s|ALERTMANAGERS|$alertmanager|" \
@@ -161,6 +175,8 @@ case ${1:-} in
         ;;
     alertmanager)
         without_logins
+        unset DATABASE_URL
+        prepare_role alertmanager
         [ -f "$STATE_DIR/run/alertmanager.yml" ] || exit 0  # alerts go nowhere
         binary=$(command -v alertmanager) || missing Alertmanager
         # An empty cluster address: else it listens for others of its kind. Messages link to the page.
@@ -172,6 +188,7 @@ case ${1:-} in
     grafana)
         without_logins
         binary=$(command -v grafana) || missing Grafana
+        prepare_role grafana
         # Where the archive, Homebrew and the packages of distributions keep what comes with it.
         prefix=$(dirname "$(dirname "$(readlink -f "$binary")")")
         for home in "$prefix" "$prefix/share/grafana" /usr/share/grafana; do
@@ -192,6 +209,7 @@ case ${1:-} in
         exec "$binary" server --homepath "$home" --config "$ROOT/monitoring/grafana/grafana.ini"
         ;;
     *)
+        [[ "$*" != "python -m pipeline."* ]] || prepare_role job
         exec "$@"
         ;;
 esac

@@ -79,15 +79,8 @@ def prepare(settings: Settings) -> None:
     clear_run_directory(layout)
     layout.marker.touch()
     layout.example.write_text(json.dumps(load_table().example) + "\n")  # for the watchdog
-    try:
-        parse(settings.api_keys)
-    except KeysError as error:
-        raise RefusedError(f"API_KEYS: {error}") from None
-    if settings.tls_cert and settings.tls_key:
-        try:
-            offering(settings.tls_cert, settings.tls_key)
-        except CertificateError as error:
-            raise RefusedError(f"TLS_CERT, TLS_KEY: {error}") from None
+    check_keys(settings)
+    check_certificate(settings)
     prepare_password(layout, settings.admin_password.get_secret_value())
     prepare_store(layout, Store.of(settings), settings.model_name)
     prepare_signing_key(settings)
@@ -225,6 +218,23 @@ def check_ports(settings: Settings) -> None:
                 f"{variable}={port} cannot be used on {settings.bind_address} ({problem}); "
                 f"stop the program that uses it or set {variable} to another port"
             )
+
+
+def check_keys(settings: Settings) -> None:
+    """Refuse API_KEYS that cannot be read."""
+    try:
+        parse(settings.api_keys)
+    except KeysError as error:
+        raise RefusedError(f"API_KEYS: {error}") from None
+
+
+def check_certificate(settings: Settings) -> None:
+    """Refuse a certificate that the service could not use, where one is given."""
+    if settings.tls_cert and settings.tls_key:
+        try:
+            offering(settings.tls_cert, settings.tls_key)
+        except CertificateError as error:
+            raise RefusedError(f"TLS_CERT, TLS_KEY: {error}") from None
 
 
 def clear_run_directory(layout: Layout) -> None:

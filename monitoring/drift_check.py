@@ -98,6 +98,7 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
     layout = Layout(settings.state_dir)
     store = Store.of(settings, timeout=LOCK_TIMEOUT_SECONDS)
     now = time.time()
+    _renew_copy(settings)
     code = int(retraining) if retraining not in {"running", "none"} else None
     memory = Memory.of(store.monitor_memory())
     if retraining != "running":
@@ -149,6 +150,15 @@ def load_policy() -> Policy:
     return Policy(**yaml.safe_load(params_file().read_text())["drift"])
 
 
+def _renew_copy(settings: Settings) -> None:
+    """Fetch the version that serves where this disk is ours alone: else the service keeps a copy of it here."""
+    if not settings.artifacts_uri:
+        return
+    from monitoring.champion_copy import renew_copy  # noqa: PLC0415 - the parts of the service
+
+    renew_copy(settings)
+
+
 def _window(store: Store, rows: int) -> list[Predicted]:
     if window := store.newest_predictions(rows):
         return window
@@ -190,6 +200,7 @@ def main() -> int:
     if arguments.retraining:
         sys.stdout.write(json.dumps(look(settings, arguments.retraining)) + "\n")
         return 0
+    _renew_copy(settings)
     report = check(Store.of(settings, timeout=LOCK_TIMEOUT_SECONDS), Layout(settings.state_dir), load_policy())
     sys.stdout.write(json.dumps(report, allow_nan=False) + "\n" if arguments.json else as_text(report))
     return EXIT_CODES.get(report["status"], UNKNOWN)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,6 +26,7 @@ from tableloop.tls import connect
 
 TIMEOUT = 3.0  # seconds for one question; a stopped process accepts connections and never answers
 LONGEST_LOOK = 90.0  # seconds that the drift monitor may take for one of its rounds
+DASK = ("dask-scheduler", "dask-worker")
 # What others open in a browser instead of the addresses here.
 PUBLIC = {
     "api": "PUBLIC_URL",
@@ -137,6 +139,18 @@ def check_drift_monitor(heartbeat: Path, interval: float) -> Check:
     except OSError as error:
         return Check(up=False, detail=f"no heartbeat yet ({error.strerror})")
     return Check(up=age <= interval + LONGEST_LOOK, detail=f"its last look was {age:.0f} s ago")
+
+
+def check_scheduler(address: str) -> Check:
+    """Return whether Dask's scheduler greets whoever connects; a worker that has lost it ends by itself."""
+    where = urlsplit(address)
+    try:
+        with socket.create_connection((where.hostname or "", where.port or 0), TIMEOUT) as connection:
+            connection.settimeout(TIMEOUT)
+            greets = bool(connection.recv(1))
+    except OSError as error:
+        return Check(up=False, detail=f"{address or 'DASK_SCHEDULER'}: {error.strerror or error}")
+    return Check(up=greets, detail=f"{address} {'greets' if greets else 'does not greet'}")
 
 
 def given_up(layout: Layout) -> dict[str, str]:
@@ -278,10 +292,12 @@ def main() -> None:
     from tableloop.settings import as_environment, load_settings  # noqa: PLC0415 - the watchdog does without pydantic
 
     settings = load_settings()
-    names = sys.argv[1:]
+    names = ["api" if name == "front" else name for name in sys.argv[1:]]  # it answers as a copy behind it does
     if names == ["drift-monitor"]:
         heartbeat = Layout(settings.state_dir).heartbeat
         checks = {"drift-monitor": check_drift_monitor(heartbeat, settings.drift_interval_seconds)}
+    elif len(names) == 1 and names[0] in DASK:
+        checks = {names[0]: check_scheduler(settings.dask_scheduler)}
     else:
         checks = check_all(Services.from_environment(as_environment(settings)), names)
     ill = {name: check.detail for name, check in checks.items() if not check.up}

@@ -72,7 +72,7 @@ def changes(environment: Mapping[str, str], settings: Settings) -> dict[str, str
     # Where our programs find each other, and the registry: no proxy is between them.
     urls = [settings.mlflow_tracking_uri, environment.get("PROMETHEUS_URL", "")]
     hosts = ["localhost", "127.0.0.1", "::1", here, settings.mlflow_host, settings.alertmanager_host]
-    hosts += [environment.get("API_HOST", "")]
+    hosts += environment.get("API_HOST", "").split(",")
     hosts += [urlsplit(url).hostname or "" for url in urls]
     for name in NO_PROXY:
         own[name] = _joined(environment.get(name) or environment.get(name.swapcase()) or "", hosts)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from monitoring import health
-from monitoring.health import Services, UnwellError, ask, check_all
+from monitoring.health import Check, Services, UnwellError, ask, check_all, check_scheduler
 from tableloop.state.layout import Layout
 from tableloop.state.monitor_report import beat
 
@@ -139,3 +139,12 @@ def test_a_server_for_the_whole_network_is_asked_on_this_machine() -> None:
         "prometheus": "http://localhost:2",
         "grafana": "http://localhost:3",
     }
+
+
+def test_a_scheduler_of_dask_that_only_listens_is_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "TIMEOUT", 0.3)
+    assert check_scheduler("tcp://127.0.0.1:1") == Check(up=False, detail="tcp://127.0.0.1:1: Connection refused")
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        assert not check_scheduler(f"tcp://127.0.0.1:{mute.getsockname()[1]}").up
