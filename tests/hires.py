@@ -49,20 +49,25 @@ TABLE: dict[str, Any] = {
 }
 
 
-def write(directory: Path, rows: int = 400, **changes: Any) -> Path:
-    """Write `table.yaml`, with changes, and the data; return the directory."""
+def write(directory: Path, rows: int = 400, *, note: bool = True, **changes: Any) -> Path:
+    """Write `table.yaml`, with changes, and the data; return the directory.
+
+    A ``note`` is a column that is not in the table: rows can be predicted with it, and not be learnt.
+    """
     (directory / "raw").mkdir(parents=True)
     (directory / "table.yaml").write_text(yaml.safe_dump(TABLE | changes, sort_keys=False, allow_unicode=True))
     names = [field["name"] for field in TABLE["fields"]]
     with (directory / "raw" / "hires.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["note", *reversed(names)])  # in another order, and one that is not in the table
         choose = random.Random(0)
-        writer.writerows([["x, y", *reversed(_row(choose))] for _ in range(rows)])
+        first, others = (["note"], ["x, y"]) if note else ([], [])
+        writer.writerow([*first, *reversed(names)])  # in another order
+        writer.writerows([[*others, *reversed(row(choose))] for _ in range(rows)])
     return directory
 
 
-def _row(choose: random.Random) -> list[Any]:
+def row(choose: random.Random) -> list[Any]:
+    """Return a row as the file has it, empty where a value is missing."""
     day = datetime(2023, 1, 1, tzinfo=UTC) + timedelta(days=choose.randrange(700))
     seen = day + timedelta(hours=choose.randrange(24))
     temperature = round(choose.gauss(12, 8), 1)
