@@ -152,6 +152,9 @@ run: image  ## build the image and run the whole appliance in one container, Ctr
 test-image: $(VENV)/.development  ## build the image and test real containers of it
 	@$(PYTHON) -m pytest tests/image
 
+test-cluster: $(VENV)/.development .runtime/mlflow.db  ## bring up a whole cluster on loopback, and end its parts one after the other under load
+	@$(PYTHON) -m pytest tests/cluster
+
 test-grafana: $(VENV)/.development .runtime/mlflow.db  ## ask a real Grafana for every panel, or say NOT RUN (IMAGE=1: the pinned image's, or fail)
 	@$(PYTHON) -m tests.grafana $(if $(IMAGE),--image)
 

@@ -175,7 +175,6 @@ case ${1:-} in
         ;;
     alertmanager)
         without_logins
-        unset DATABASE_URL
         prepare_role alertmanager
         [ -f "$STATE_DIR/run/alertmanager.yml" ] || exit 0  # alerts go nowhere
         binary=$(command -v alertmanager) || missing Alertmanager

@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, ExitStack() as stack:
         running = {}
         for count in PROCESSES:
-            one = replace(service, name=f"{count} processes", command=partial(_command, count))
+            one = replace(service, name=f"{count} processes", command=partial(command, count))
             running[count] = stack.enter_context(started(one, model, Path(directory) / str(count), cores))
             (running[count].scratch / "bodies").write_text(bodies)
             wrk_run(wrk, running[count], CONNECTIONS, WARM_UP_SECONDS)
@@ -97,7 +97,8 @@ def main() -> None:
         write(text, BEGIN, END)
 
 
-def _command(count: int, _port: int) -> list[str]:
+def command(count: int, _port: int) -> list[str]:
+    """Return the command that starts so many processes of the service; their port is in the environment."""
     return ["env", f"API_PROCESSES={count}", sys.executable, "-m", "app.main"]
 
 

@@ -175,10 +175,11 @@ def _take_revocations(store: Store, workspace: Path, shared: SharedWorkspace | N
 def _why_not(settings: RegistrySettings) -> str:
     """Return why a start need not train: a version serves already; an empty string when it has to.
 
-    Nobody waits for the server where nothing was ever trained: the first training can begin while it starts.
+    Nobody waits for the server where nothing was ever trained: the first training can begin while it starts. With
+    ARTIFACTS_URI only the registry knows whether there was one.
     """
     uri, layout = settings.mlflow_tracking_uri, Layout(settings.state_dir)
-    trained_before = (layout.workspace / REPORTS / "metrics.json").exists()
+    trained_before = bool(settings.artifacts_uri) or (layout.workspace / REPORTS / "metrics.json").exists()
     if trained_before and not wait_until_healthy(uri):
         silence = f"{settings.registry} does not answer"
         if settings.has_foreign_registry and layout.champion_pointer.exists():

@@ -98,7 +98,10 @@ class Program:
     def wait(self, seconds: float) -> int:
         """Return its exit code once it has ended."""
         assert self._process is not None
-        return self._process.wait(seconds)
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} has not ended in {seconds} s: {self.output()}") from None
 
     def runs(self) -> bool:
         """Return whether it has not ended."""
@@ -136,7 +139,7 @@ class Cluster:
             "API_PORT": str(self.api_port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "MODEL_POLL_SECONDS": "1",
-            "DRIFT_INTERVAL_SECONDS": "3",
+            "DRIFT_INTERVAL_SECONDS": "5",
             "DRAIN_SECONDS": "3",
             **s3.environment,
         }
@@ -188,7 +191,7 @@ class Cluster:
         for program in everything:
             program.start()
         bootstrap = self.job("bootstrap")
-        assert bootstrap.wait(180) == 0, bootstrap.output() + self.mlflow.output()
+        assert bootstrap.wait(420) == 0, bootstrap.output() + self.mlflow.output()
         wait_for("the first version everywhere", lambda: set(self.versions()) == {"1"}, 30)
         wait_for("the front", lambda: httpx.get(f"{self.url}/ready").status_code == 200)
         assert all(program.runs() for program in everything)

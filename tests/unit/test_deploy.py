@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -156,7 +156,7 @@ def test_compose_reads_the_file() -> None:
     command = next((one for one in commands if shutil.which(one[0]) and answers([*one, "version"])), None)
     if command is None:
         pytest.skip("NOT RUN: there is no Compose on PATH")
-    needed = ("ADMIN_PASSWORD", "POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    needed = ("ADMIN_PASSWORD", "DATABASE_URL", "POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     read = subprocess.run(
         [*command, "--file", COMPOSE, "config", "--quiet"],
         env=dict.fromkeys(needed, "given") | {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
