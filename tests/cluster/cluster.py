@@ -139,7 +139,7 @@ class Cluster:
             "API_PORT": str(self.api_port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "MODEL_POLL_SECONDS": "1",
-            "DRIFT_INTERVAL_SECONDS": "5",
+            "DRIFT_INTERVAL_SECONDS": "8",
             "DRAIN_SECONDS": "3",
             **s3.environment,
         }
@@ -208,7 +208,7 @@ class Cluster:
         """Return how many copies of the service Prometheus gets metrics of."""
         query = {"query": 'sum(up{job="api"})'}
         answer = httpx.get(f"http://127.0.0.1:{self.prometheus_port}/api/v1/query", params=query)
-        found = answer.json()["data"]["result"]
+        found = answer.json()["data"]["result"] if answer.status_code == 200 else []
         return int(found[0]["value"][1]) if found else 0
 
     def retrainings(self) -> list[dict[str, Any]]:
