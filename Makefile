@@ -91,6 +91,9 @@ revoke:  ## take labels out of later trainings (SENDER=, SINCE=, UNTIL=, BATCH=,
 export:  ## write predictions with labels into FILE (.parquet or .csv, - is stdout), while it runs (FROM=, TO= are times)
 	@./entrypoint.sh python -m pipeline.export $(if $(FROM),--from "$(FROM)") $(if $(TO),--to "$(TO)") "$(FILE)"
 
+score:  ## predict the rows of a file or folder, on disk or s3://, into another, by the version that serves (IN=, OUT=)
+	@./entrypoint.sh python -m pipeline.score "$(IN)" "$(OUT)"
+
 rollback:  ## give the alias back to the version that served before (REASON="...")
 	@./entrypoint.sh python -m pipeline.rollback --reason "$(REASON)"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
@@ -119,15 +119,18 @@ class Rows(NamedTuple):
 class TableReader:
     """The rows of a file, batch by batch; memory does not grow with their number.
 
+    More than `MAX_ROWS` are only read with ``any_length``.
+
     Raises
     ------
     TableError
         The file cannot be read, or it lacks columns.
     """
 
-    def __init__(self, file: BinaryIO, kind: Kind, table: Table) -> None:
+    def __init__(self, file: BinaryIO, kind: Kind, table: Table, *, any_length: bool = False) -> None:
         self._file = file
         self._kind = kind
+        self._any_length = any_length
         self._columns = table.features
         self._coding = table.coding
         self._text: Text | None = None
@@ -221,7 +224,7 @@ class TableReader:
                     )
                 yield batch, done
                 done += batch.num_rows
-                if done > MAX_ROWS:
+                if done > MAX_ROWS and not self._any_length:
                     raise TableError.of(f"there are more than {MAX_ROWS:,} rows")
 
     def _read(self, batch: pa.RecordBatch, done: int, most: int) -> tuple[Rows, list[Problem], int]:
@@ -292,8 +295,10 @@ class TableReader:
         return TableError.of(f"this is no {'CSV' if is_text else 'Parquet'} file that can be read: {text}")
 
 
-def check_table(file: BinaryIO, kind: Kind, table: Table, kind_out: Kind) -> int:
+def check_table(file: BinaryIO, kind: Kind, table: Table, kind_out: Kind, *, any_length: bool = False) -> int:
     """Read a file to its end and return how many rows it has; all are valid, and can be written as ``kind_out``.
+
+    ``any_length`` is that of `TableReader`.
 
     Raises
     ------
@@ -301,7 +306,7 @@ def check_table(file: BinaryIO, kind: Kind, table: Table, kind_out: Kind) -> int
         Some are not, or there are none.
     """
     file.seek(0)
-    rows = TableReader(file, kind, table).check(kind_out)
+    rows = TableReader(file, kind, table, any_length=any_length).check(kind_out)
     file.seek(0)
     return rows
 
@@ -309,8 +314,9 @@ def check_table(file: BinaryIO, kind: Kind, table: Table, kind_out: Kind) -> int
 class TableWriter:
     """Writes batches with their predictions to a binary file; what it holds back is one row group at most.
 
-    ``answer`` is the name of the predicted value, ``numbers`` are the names of further columns of numbers. Whether
-    the file can hold the rows, `check_table` has found out.
+    ``answer`` is the name of the predicted value, ``numbers`` are the names of further columns of numbers, and
+    ``facts`` are kept in the footer of a Parquet file. Whether the file can hold the rows, `check_table` has found
+    out.
 
     Raises
     ------
@@ -319,14 +325,22 @@ class TableWriter:
     """
 
     def __init__(
-        self, file: BinaryIO, schema: pa.Schema, kind: Kind, answer: str, numbers: Sequence[str] = ()
+        self,
+        file: BinaryIO,
+        schema: pa.Schema,
+        kind: Kind,
+        answer: str,
+        numbers: Sequence[str] = (),
+        *,
+        facts: Mapping[str, str] | None = None,
     ) -> None:
         if problems := _taken(numbers, schema.names):
             raise TableError(problems)
         types = [pa.float64()] * 3 + [pa.string()] * 2 + [pa.float64()] * len(numbers)
         names = (*output_columns(answer), *numbers)
         added = [pa.field(name, type_) for name, type_ in zip(names, types, strict=True)]
-        self._given = pa.schema([*schema, *added], schema.metadata)  # pandas keeps its index there
+        kept = {**(schema.metadata or {}), **(facts or {})}  # pandas keeps its index there
+        self._given = pa.schema([*schema, *added], kept or None)
         self._schema = _for_csv(self._given) if kind == "csv" else self._given
         self._writer: Any = (
             pyarrow.csv.CSVWriter(file, self._schema)

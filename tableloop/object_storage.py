@@ -110,6 +110,24 @@ class ObjectStorage:
                 if not entry["Key"].endswith("/")
             }
 
+    def stored(self, name: str) -> Stored:
+        """Return what the server knows of a file; where it has no tag, that is the time at which it was written.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        """
+        with self._errors(name):
+            found = self._files.head_object(Bucket=self._bucket, Key=self._key(name))
+        return Stored(found["ContentLength"], found["ETag"].strip('"') or found["LastModified"].isoformat())
+
+    def tail(self, name: str, size: int) -> bytes:
+        """Return the last bytes of a file, all of a shorter one; errors as of `stored`."""
+        with self._errors(name):
+            answer = self._files.get_object(Bucket=self._bucket, Key=self._key(name), Range=f"bytes=-{size}")
+            return bytes(answer["Body"].read())
+
     def exists(self, name: str) -> bool:
         """Return whether there is such a file."""
         try:

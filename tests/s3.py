@@ -64,8 +64,11 @@ class S3Server:
 
     def files(self, address: str) -> list[Path]:
         """Return what lies below an address, as files of the server's own directory."""
-        folder = self._directory / address.removeprefix("s3://")
-        return sorted(path for path in folder.rglob("*") if path.is_file())
+        return sorted(path for path in self.folder(address).rglob("*") if path.is_file())
+
+    def folder(self, address: str) -> Path:
+        """Return the directory of the server's own that an address names."""
+        return self._directory / address.removeprefix("s3://")
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import psutil  # type: ignore[import-untyped]
 import pytest
 
@@ -23,6 +27,7 @@ from tests.integration.service.conftest import (
     Registry,
     Service,
     StartService,
+    clean_environment,
     training_rows,
 )
 from tests.waiting import free_port, wait_for
@@ -60,6 +65,29 @@ def test_it_answers_as_the_registered_model(service: Service, published: str) ->
             for answer in answers
         ]
         np.testing.assert_allclose(given, expected, atol=1e-6)
+
+
+def test_a_scored_folder_has_the_answers_of_predict_batch(
+    service: Service, registry: Registry, published: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / "a.parquet"
+    pd.DataFrame(training_rows()[0][:9000], columns=list(FEATURE_NAMES)).to_parquet(file)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.score", str(file.parent), str(tmp_path / "out")],
+        env=clean_environment(STATE_DIR=service.state_dir, MLFLOW_TRACKING_URI=registry.uri),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    headers = {"Content-Type": "application/vnd.apache.parquet"}
+    answer = service.client.post("/predict/batch", content=file.read_bytes(), headers=headers, timeout=60)
+    scored, answered = pd.read_parquet(tmp_path / "out" / "a.parquet"), pd.read_parquet(io.BytesIO(answer.content))
+    pd.testing.assert_frame_equal(
+        scored.drop(columns="prediction_id"), answered.drop(columns="prediction_id"), check_exact=True
+    )
+    assert set(scored["model_version"]) == {published}
 
 
 def test_the_model_page_names_the_engine_and_nothing_of_scikit_learn_is_loaded(service: Service) -> None:
