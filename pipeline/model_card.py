@@ -16,6 +16,7 @@ FAMILIES = {
     "random_forest": "the mean of many trees",
     "gradient_boosting": "trees that each correct the ones before (scikit-learn's classic implementation)",
     "hist_gradient_boosting": "boosted trees on histograms, which take categories and missing values as they are",
+    "lightgbm": "boosted trees on histograms, fitted by LightGBM, on a cluster by all rows of a table of any size",
     "spatial": "boosted trees upon an estimate from the values of the nearest places (kriging)",
 }
 

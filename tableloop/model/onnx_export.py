@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from tableloop.model.conformal import ConformalRegressor
+from tableloop.model.light_boosting import LightBoosting
 from tableloop.model.onnx_scorer import ARRAYS, FORMAT, OUTPUTS, TREES
 from tableloop.model.row_features import RowFeatures
 from tableloop.model.spatial import OffsetRegressor, SpatialFeatures
@@ -171,6 +172,8 @@ class _Graph:
         elif isinstance(fitted, HistGradientBoostingRegressor):
             baseline = float(np.asarray(fitted._baseline_prediction).item())
             self.ensemble(_boosted_trees(fitted, self._codes), known, output, baseline)
+        elif isinstance(fitted, LightBoosting):
+            self.ensemble(_light_trees(fitted), known, output)
         elif isinstance(fitted, (DecisionTreeRegressor, RandomForestRegressor, GradientBoostingRegressor)):
             # These look at float32.
             narrow = self.add("Cast", self.add("Cast", known, to=TensorProto.FLOAT), to=TensorProto.DOUBLE)
@@ -273,6 +276,30 @@ def _boosted_trees(fitted: HistGradientBoostingRegressor, codes: Mapping[int, in
                 missing_left=nodes["missing_go_to_left"].astype(bool),
                 value=nodes["value"],
                 members=members,
+            )
+        )
+    return trees
+
+
+def _light_trees(fitted: LightBoosting) -> list[_Tree]:
+    """Return the trees that LightGBM has fitted."""
+    trees = []
+    for start, end in zip(fitted.first_[:-1], fitted.first_[1:], strict=True):
+        part = slice(start, end)
+        sets = fitted.set_[part]
+        trees.append(
+            _Tree(
+                leaf=fitted.left_[part] < 0,
+                feature=fitted.feature_[part],
+                split=fitted.threshold_[part],
+                left=fitted.left_[part],
+                right=fitted.right_[part],
+                missing_left=fitted.missing_left_[part],
+                value=fitted.value_[part],
+                members={
+                    node: np.flatnonzero(fitted.sets_[sets[node]]).astype(np.float64).tolist()
+                    for node in np.flatnonzero(sets >= 0).tolist()
+                },
             )
         )
     return trees

@@ -14,6 +14,7 @@ FORMER_NAMES: tuple[str, ...] = (
 )
 TRUSTED_TYPES: tuple[str, ...] = (
     "tableloop.model.conformal.ConformalRegressor",
+    "tableloop.model.light_boosting.LightBoosting",
     "tableloop.model.row_features.RowFeatures",
     "tableloop.model.spatial.OffsetRegressor",
     "tableloop.model.spatial.SpatialFeatures",

@@ -53,7 +53,7 @@ def few_trees(params: Any) -> Any:
 
 
 def test_every_candidate_has_a_builder_and_every_builder_a_candidate() -> None:
-    assert set(CANDIDATES) == set(BUILDERS)
+    assert {*CANDIDATES, "lightgbm"} == set(BUILDERS)  # which is for tables that no memory holds
 
 
 @pytest.mark.parametrize("name", CANDIDATES)

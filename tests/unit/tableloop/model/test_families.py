@@ -32,6 +32,7 @@ PARAMS: dict[str, Any] = {
     "random_forest": {"n_estimators": 5, "min_samples_leaf": 3},
     "gradient_boosting": {"n_estimators": 20},
     "hist_gradient_boosting": {"max_iter": 30, "features": {"area": {"product": ["size", "width"]}}},
+    "lightgbm": {"num_iterations": 30, "features": {"area": {"product": ["size", "width"]}}},
     "spatial": {
         "budget": "one", "budgets": {"one": [{"trees": {"max_iter": 20}}]}, "trees": {"max_bins": 63},
         "features": {"near": {"distance": 1}, "around": {"mean": 5, "around": "width"}},
