@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import compress
@@ -26,7 +26,7 @@ from app.champion import Champion, Matrix
 from app.likeness import Likeness
 from app.schemas import TABLE, Features
 from tableloop.model.kriging import KILOMETRES
-from tableloop.table import DATA, Column, Comparable, Display, Table, Value
+from tableloop.table import DATA, Column, Comparable, Display, Table, Value, data_files
 from tableloop.table import Place as PlaceColumns
 
 ROWS: Final = 50_000  # kept of a file; a second and 10 MB for 20 columns
@@ -305,7 +305,7 @@ def table_rows() -> Rows:
 
 
 def read_rows(file: Path, table: Table) -> Rows:
-    """Return the rows of a file, a sample of at most `ROWS`, the same each time.
+    """Return the rows of a file, or of a directory of Parquet files: a sample of at most `ROWS`, the same each time.
 
     Raises
     ------
@@ -313,7 +313,7 @@ def read_rows(file: Path, table: Table) -> Rows:
         The file cannot be read, or has not the columns of the table.
     """
     try:
-        rows, total = (_read_parquet if file.suffix == ".parquet" else _read_csv)(file, table)
+        rows, total = (_read_csv if file.suffix == ".csv" else _read_parquet)(file, table)
     except (OSError, ValueError) as error:
         raise NoRowsError(f"the data in {file} cannot be shown: {error}") from error
     return Rows(table, np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, -1]), total)
@@ -345,20 +345,21 @@ def _read_csv(file: Path, table: Table) -> tuple[Matrix, int]:
 
 
 def _read_parquet(file: Path, table: Table) -> tuple[Matrix, int]:
-    """Return the same of a Parquet file."""
+    """Return the same of a Parquet file, or of those in a directory."""
     import pyarrow as pa  # noqa: PLC0415 - saves 30 MB where the data is CSV
     import pyarrow.compute as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     names = [*table.feature_names, table.target_name]
-    found = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)  # page by page
-    total = found.metadata.num_rows
-    if missing := [name for name in names if name not in found.schema_arrow.names]:
+    files = data_files(file)
+    schemas = [pq.read_schema(one) for one in files]
+    total = sum(pq.read_metadata(one).num_rows for one in files)
+    if missing := [name for name in names if any(name not in schema.names for schema in schemas)]:
         raise ValueError(f"it has no column {', '.join(missing)}")
     if not total:
         raise ValueError("it has no rows")
     chosen, done, parts = _chosen(total), 0, []
-    for batch in found.iter_batches(columns=names, use_threads=False):
+    for batch in _batches(files, names):
         part = chosen[done : done + batch.num_rows]
         done += batch.num_rows
         # pa.array would import pandas to see whether it has something to do.
@@ -370,6 +371,15 @@ def _read_parquet(file: Path, table: Table) -> tuple[Matrix, int]:
         )
     pa.default_memory_pool().release_unused()
     return np.concatenate([np.array(part, dtype=np.float64).T for part in parts]), total
+
+
+def _batches(files: Sequence[Path], names: Sequence[str]) -> Iterator[Any]:
+    """Yield the rows of Parquet files page by page, without keeping any."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - as above
+
+    for file in files:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as reader:
+            yield from reader.iter_batches(columns=list(names), use_threads=False)
 
 
 def _readers(table: Table) -> list[Callable[[str], float]]:

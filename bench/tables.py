@@ -22,7 +22,8 @@ from sklearn.metrics import root_mean_squared_error
 from threadpoolctl import threadpool_limits
 
 from pipeline.fitting import completed, refit_winner
-from pipeline.preprocess import check, read_raw, split
+from pipeline.preprocess import split
+from pipeline.raw_rows import check, read_raw
 from pipeline.stage_runner import best_of
 from pipeline.train import fit_all
 from tableloop.model.coding import Matrix

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.fitting import setting_of
-from pipeline.preprocess import check, split
+from pipeline.preprocess import split
+from pipeline.raw_rows import check
 from pipeline.stage_runner import load_params, raw_data
 from tableloop.model.conformal import as_matrix
 from tableloop.model.kernel_search import START, Kernel, fit_kernel, leave_one_out_error

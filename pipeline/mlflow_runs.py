@@ -30,6 +30,7 @@ from mlflow.models import Model
 from pipeline.build_version import build_version
 from pipeline.code_identity import code_digest
 from pipeline.git_commit import source_commit
+from pipeline.raw_rows import raw_md5
 from pipeline.stage_runner import REPORTS, raw_data
 from tableloop.credentials import ADMIN, read_password
 from tableloop.drift.levels import with_unknown
@@ -118,14 +119,14 @@ class LoggedRun:
 def read_lineage() -> Lineage:
     """Return the lineage of the training in the current directory.
 
-    The data's md5 is the one of dvc.lock: DVC's hash of a file is the md5 of its bytes.
+    The data's md5 is the one of dvc.lock.
     """
     batches, revocations = batch_files(FEEDBACK), revocation_files(FEEDBACK)
     return Lineage(
         batches=len(batches),
         feedback_md5=batches_md5([*batches, *revocations]) if batches else "",
         revocations=len(revocations),
-        data_md5=hashlib.md5(raw_data(load_table()).read_bytes(), usedforsecurity=False).hexdigest(),
+        data_md5=raw_md5(raw_data(load_table())),
         code_digest=code_digest(Path(), _declared_code()),
         git_commit=source_commit(Path()),
         requirements=tuple(f"{name}=={installed_version(name)}" for name in LIBRARIES),

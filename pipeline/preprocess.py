@@ -1,5 +1,7 @@
 """First stage: the raw data, checked against the table and split into train, validation and test rows.
 
+It is read, checked, split and written batch by batch, so that it may be larger than memory.
+
 Raw rows are split by a hash of their features, so they stay on their side for ever. Labelled predictions are split by
 time, because what they are held out for is the question whether a model knows the present:
 
@@ -20,99 +22,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pandera.pandas as pa
 from loguru import logger
 
+from pipeline.parts import RAW_PARTS, PartWriter, part_file
+from pipeline.raw_rows import Check, batches, check
 from pipeline.stage_runner import PROCESSED, REPORTS, StageError, load_params, raw_data, run_stage
 from tableloop.state.label_batches import FEEDBACK, is_trusted, read_batches
-from tableloop.table import Column, Table, load_table
-
-WORDS = {"not_nullable": "empty", "coerce_dtype('float64')": "not a number"}  # for pandera's names of checks
-SHOWN = 5  # ranges and values shown of each problem
-
-
-def check(frame: pd.DataFrame, table: Table, what: str = "the raw data") -> pd.DataFrame:
-    """Return the frame with columns of the table's types, the features in its order and then the target.
-
-    Numbers are float64, categories and dates text, the latter in the form that `Column.written` gives them.
-
-    Raises
-    ------
-    StageError
-        Naming every column that is missing, unknown or holds something impossible, with the lines of the file
-        (its header is line 1) and a few of the values.
-    """
-    if frame.empty:
-        raise StageError(f"{what} holds no rows")
-    schema = pa.DataFrameSchema({column.name: _schema(column) for column in table.fields}, strict=True)
-    try:
-        checked: pd.DataFrame = schema.validate(frame, lazy=True)
-    except pa.errors.SchemaErrors as error:
-        problems = _problems(error.failure_cases)
-        raise StageError("\n  ".join([f"{len(problems)} problems in {what}", *problems])) from None
-    checked = checked[[*table.feature_names, table.target_name]]
-    return checked.assign(
-        **{
-            column.name: _in_one_form(checked[column.name], column)
-            for column in table.features
-            if not column.is_number
-        }
-    )
-
-
-def read_raw(file: Path, table: Table) -> pd.DataFrame:
-    """Return the raw data as it is: of CSV numbers as numbers, everything else as text, only nothing as missing.
-
-    Raises
-    ------
-    OSError, ValueError
-        The file cannot be read.
-    """
-    if file.suffix == ".parquet":
-        return pd.read_parquet(file)
-    texts = {column.name: "str" for column in table.fields if not column.is_number}
-    return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
-
-
-def _schema(column: Column) -> pa.Column:
-    """Return what a column of the raw data has to be."""
-    nullable = not column.required
-    if column.is_number:
-        within = f"not within {column.minimum:g} to {column.maximum:g}"
-        checks = [pa.Check.in_range(column.minimum, column.maximum, error=within)]
-        if column.type == "integer":
-            checks.append(pa.Check(lambda values: values % 1 == 0, error="not a whole number"))
-        return pa.Column(float, checks, coerce=True, nullable=nullable)
-
-    def sound(values: pd.Series[Any]) -> pd.Series[bool]:
-        return values.map({value: _is_sound(column, value) for value in values.dropna().unique()}).astype(bool)
-
-    what = {
-        "boolean": "neither true nor false",
-        "string": f"none of {', '.join(column.categories)}",
-    }.get(column.type, "no date in ISO 8601, or one that is not possible")
-    return pa.Column(None, pa.Check(sound, error=what), nullable=nullable)
-
-
-def _is_sound(column: Column, value: object) -> bool:
-    try:
-        column.read(str(value))
-    except ValueError:
-        return False
-    return True
-
-
-def _in_one_form(values: pd.Series[Any], column: Column) -> pd.Series[Any]:
-    """Return booleans as booleans, and levels and dates as text in one form."""
-    read = values.map({value: column.read(str(value)) for value in values.dropna().unique()})
-    return read.astype("boolean" if column.type == "boolean" else "str")
+from tableloop.table import Table, load_table
 
 
 def place_in_split(frame: pd.DataFrame, names: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -128,14 +51,20 @@ def split(
     frame: pd.DataFrame, names: Sequence[str], test_fraction: float, validation_fraction: float
 ) -> dict[str, pd.DataFrame]:
     """Return the parts "train", "validation" and "test"; ``validation_fraction`` is of the rows that are not test."""
-    place = place_in_split(frame, names)
+    parts = part_of(place_in_split(frame, names), test_fraction, validation_fraction)
+    return {name: frame[rows].reset_index(drop=True) for name, rows in parts.items()}
+
+
+def part_of(
+    place: npt.NDArray[np.float64], test_fraction: float, validation_fraction: float
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which rows are in each part, by their place in the split, shape (n,)."""
     validation_end = test_fraction + (1 - test_fraction) * validation_fraction
-    parts = {
+    return {
         "train": place >= validation_end,
         "validation": (place >= test_fraction) & (place < validation_end),
         "test": place < test_fraction,
     }
-    return {name: frame[rows].reset_index(drop=True) for name, rows in parts.items()}
 
 
 def split_feedback(
@@ -208,27 +137,32 @@ def within_share(senders: pd.Series[Any], share: float, others: int = 0) -> npt.
 
 
 def superseded(
-    parts: dict[str, pd.DataFrame], feedback: pd.DataFrame, names: Sequence[str], least: int
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """Return the raw parts without the rows that came back with a new label for training, and the feedback.
+    labelled: Mapping[str, pd.Series[float]], test_rows: int, feedback: pd.DataFrame, names: Sequence[str], least: int
+) -> tuple[dict[str, npt.NDArray[np.int64]], pd.DataFrame]:
+    """Return which raw rows came back with a new label for training, so that they leave their part; and the feedback.
 
     Where fewer than ``least`` test rows would remain, the test part stays, and those labels are set aside. So are
     those of senders whose part is bounded: nobody takes rows out of the test by sending labels for them.
+
+    Parameters
+    ----------
+    labelled
+        By part, the keys of the raw rows that labels are about, by the number of the row in the part.
+    test_rows
+        How many there are in all.
     """
     trained = feedback["part"].isin(["train", "validation"])
-    keys = {name: _row_keys(part, names) for name, part in parts.items()}
-    of_feedback = _row_keys(feedback, names)
-    bounded = trained & ~is_trusted(feedback["sender"]) & of_feedback.isin(keys["test"])
+    of_feedback, in_test = _row_keys(feedback, names), labelled["test"]
+    bounded = trained & ~is_trusted(feedback["sender"]) & of_feedback.isin(in_test)
     if bounded.any():
         feedback = feedback.assign(part=feedback["part"].mask(bounded, "aside"))
         trained &= ~bounded
-    if (~keys["test"].isin(of_feedback[trained])).sum() < min(least, len(parts["test"])):
-        again = trained & of_feedback.isin(keys["test"])
+    if test_rows - in_test.isin(of_feedback[trained]).sum() < min(least, test_rows):
+        again = trained & of_feedback.isin(in_test)
         feedback = feedback.assign(part=feedback["part"].mask(again, "aside"))
         trained &= ~again
     known = of_feedback[trained]
-    kept = {name: part[~keys[name].isin(known).to_numpy()].reset_index(drop=True) for name, part in parts.items()}
-    return kept, feedback
+    return {name: keys.index[keys.isin(known)].to_numpy(np.int64) for name, keys in labelled.items()}, feedback
 
 
 def _for_the_gate(rows: pd.DataFrame, fraction: float, least: int) -> npt.NDArray[np.bool_]:
@@ -265,39 +199,32 @@ def _octets(values: pd.Series[Any]) -> npt.NDArray[np.float64]:
     return made
 
 
-def _problems(failures: pd.DataFrame) -> list[str]:
-    """Return a line for each column and kind of problem, from pandera's table of single failures."""
-    problems = []
-    for kind, what in (("column_in_dataframe", "missing column"), ("column_in_schema", "unknown column")):
-        problems += [f"{what}: {name}" for name in failures.loc[failures["check"] == kind, "failure_case"]]
-    of_values = failures.dropna(subset=["column", "index"])
-    # What pandera says of a whole column's type it has said of the values before.
-    of_values = of_values[~of_values["check"].str.startswith("dtype")]
-    for (name, check_name), cases in of_values.groupby(["column", "check"], sort=False):
-        what = WORDS.get(str(check_name), str(check_name))
-        lines = np.sort(cases["index"].to_numpy(np.int64)) + 2
-        problems.append(f"{name}: {_count(len(cases))} {what}, {_lines(lines)}{_examples(cases['failure_case'])}")
-    return problems
+def write_raw_parts(
+    writers: Mapping[str, PartWriter], table: Table, fractions: Mapping[str, float], keys: pd.Series[float]
+) -> int:
+    """Check the raw data and write its parts, batch by batch, and return how many rows it has.
 
+    ``keys`` are those of the labels.
 
-def _count(rows: int) -> str:
-    return "1 value" if rows == 1 else f"{rows:,} values"
-
-
-def _lines(lines: npt.NDArray[np.int64]) -> str:
-    """Return the lines of the file as ranges: "lines 3-5, 9"."""
-    starts = np.flatnonzero(np.diff(lines, prepend=-1) > 1)
-    ranges = [
-        f"{first}" if first == last else f"{first}-{last}"
-        for first, last in zip(lines[starts], lines[np.append(starts[1:] - 1, len(lines) - 1)], strict=True)
-    ]
-    shown = ", ".join(ranges[:SHOWN]) + (f" and {len(ranges) - SHOWN} more ranges" if len(ranges) > SHOWN else "")
-    return f"line {shown}" if len(lines) == 1 else f"lines {shown}"
-
-
-def _examples(values: pd.Series[Any]) -> str:
-    examples = list(dict.fromkeys(str(value) for value in values.dropna()))[:SHOWN]
-    return f" (for example {', '.join(examples)})" if examples else ""
+    Raises
+    ------
+    StageError
+        The raw data cannot be read, or something in it is impossible.
+    """
+    checks, path, rows = Check(table), raw_data(table), 0
+    try:
+        for batch in batches(path, table):
+            if (checked := checks.rows(batch)) is None:
+                continue
+            place = place_in_split(checked, table.feature_names)
+            for name, inside in part_of(place, **fractions).items():
+                of_part = pd.Series(place[inside])
+                writers[name].add(checked[inside].reset_index(drop=True), of_part[of_part.isin(keys)])
+            rows += len(checked)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path} cannot be read: {error}") from error
+    checks.end("the raw data")
+    return rows
 
 
 def main() -> None:
@@ -305,45 +232,49 @@ def main() -> None:
     params = load_params()["preprocess"]
     table = load_table()
     try:
-        raw = read_raw(raw_data(table), table)
-    except (OSError, ValueError) as error:
-        raise StageError(f"{raw_data(table)} cannot be read: {error}") from error
-    parts = split(check(raw, table), table.feature_names, params["test_fraction"], params["validation_fraction"])
-    try:
-        batches = read_batches(FEEDBACK)
+        labels = read_batches(FEEDBACK)
     except (OSError, ValueError) as error:
         raise StageError(f"{FEEDBACK} cannot be read: {error}") from error
-    if len(batches):
-        check(batches[[*table.feature_names, table.target_name]], table, f"the labels in {FEEDBACK}")
-    feedback = split_feedback(
-        batches,
-        table,
-        validation_fraction=params["validation_fraction"],
-        gate_fraction=params["gate_fraction"],
-        gate_rows=params["gate_rows"],
-        gate_share=params.get("gate_share", 1.0),  # none in the parameters of a version from before senders
-        learnt_share=params.get("learnt_share", 1.0),
-        others=len(parts["train"]) + len(parts["validation"]),
-    )
-    parts, feedback = superseded(parts, feedback, table.feature_names, params["gate_rows"])
     PROCESSED.mkdir(parents=True, exist_ok=True)
-    for name, part in parts.items():
-        if part.empty:
-            raise StageError(f"the {name} part has no rows: change the fractions in params.yaml")
-        part.to_parquet(PROCESSED / f"{name}.parquet", index=False)
-    feedback.to_parquet(PROCESSED / "feedback.parquet", index=False)
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(PartWriter(name, table.target_name)) for name in RAW_PARTS}
+        fractions = {name: params[name] for name in ("test_fraction", "validation_fraction")}
+        rows = write_raw_parts(writers, table, fractions, _row_keys(labels, table.feature_names))
+        if len(labels):
+            check(labels[[*table.feature_names, table.target_name]], table, f"the labels in {FEEDBACK}")
+        feedback = split_feedback(
+            labels,
+            table,
+            validation_fraction=params["validation_fraction"],
+            gate_fraction=params["gate_fraction"],
+            gate_rows=params["gate_rows"],
+            gate_share=params.get("gate_share", 1.0),  # none in the parameters of a version from before senders
+            learnt_share=params.get("learnt_share", 1.0),
+            others=writers["train"].rows + writers["validation"].rows,
+        )
+        labelled = {name: writer.labelled for name, writer in writers.items()}
+        leave, feedback = superseded(
+            labelled, writers["test"].rows, feedback, table.feature_names, params["gate_rows"]
+        )
+        for name, writer in writers.items():
+            if len(leave[name]):
+                writer.leave_out(leave[name])
+            if not writer.rows:
+                raise StageError(f"the {name} part has no rows: change the fractions in params.yaml")
+        for writer in writers.values():
+            writer.finish()
+    feedback.to_parquet(part_file("feedback"), index=False)
     summary: dict[str, object] = {
-        name: {"rows": len(part), "mean_value": round(float(part[table.target_name].mean()), 6)}
-        for name, part in parts.items()
+        name: {"rows": writer.rows, "mean_value": round(writer.mean, 6)} for name, writer in writers.items()
     }
     counted = {name: int(count) for name, count in feedback["part"].value_counts().sort_index().items()}
-    summary["feedback"] = {"labels": len(batches), "batches": int(batches["batch"].nunique()), **counted}
+    summary["feedback"] = {"labels": len(labels), "batches": int(labels["batch"].nunique()), **counted}
     REPORTS.mkdir(exist_ok=True)
     (REPORTS / "data.json").write_text(json.dumps(summary, indent=2) + "\n")
-    logger.info("{:,} rows: {}", len(raw), ", ".join(f"{len(part):,} {name}" for name, part in parts.items()))
+    logger.info("{:,} rows: {}", rows, ", ".join(f"{writer.rows:,} {name}" for name, writer in writers.items()))
     if counted:
         parts_of_it = ", ".join(f"{count:,} {name}" for name, count in counted.items())
-        logger.info("{:,} labels: {}", len(batches), parts_of_it)
+        logger.info("{:,} labels: {}", len(labels), parts_of_it)
 
 
 if __name__ == "__main__":

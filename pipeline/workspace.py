@@ -35,8 +35,9 @@ def prepare(
     One that never trained gets what was trained when the image was built, unless ``pretrained`` is false. With
     ``storage``, DVC's remote is there.
 
-    Copies, never links: the image and the workspace may lie on different disks. A dvc.lock is put there only when
-    there is none, because the workspace's own is newer. The caller makes sure that no training runs in it.
+    Copies: the image and the workspace may lie on different disks. Only Parquet files, which may be large and which
+    nobody changes in place, become second names of the same file where that is possible. A dvc.lock is put there only
+    when there is none, because the workspace's own is newer. The caller makes sure that no training runs in it.
 
     Raises
     ------
@@ -49,7 +50,9 @@ def prepare(
     described = load_table(table)
     wanted = {Path(name): root / name for name in ("dvc.yaml", "requirements.lock", ".dvc/config", ".dvcignore")}
     wanted[Path(PARAMS)] = root / PARAMS if table == shipped else params_file(table)
-    wanted |= {Path("data") / name: table / name for name in (FILE, described.path)}
+    raw = table / described.path
+    data = [table / FILE, *(path for path in (raw.rglob("*") if raw.is_dir() else [raw]) if not path.is_dir())]
+    wanted |= {Path("data") / path.relative_to(table): path for path in data}
     wanted |= {path.relative_to(root): path for folder in CODE for path in (root / folder).rglob("*.py")}
     # The batches are made here.
     wanted |= {path.relative_to(root): path for path in (root / "data/feedback").glob("*.md")}
@@ -102,9 +105,20 @@ def dvc_environment(workspace: Path) -> dict[str, str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    if target.is_file() and filecmp.cmp(source, target, shallow=False):
+    if target.is_file() and (target.samefile(source) or filecmp.cmp(source, target, shallow=False)):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, partial)
+    partial.unlink(missing_ok=True)
+    if not (source.suffix == ".parquet" and _link(source, partial)):
+        shutil.copyfile(source, partial)
     partial.replace(target)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Make a second name of a file; return False where that cannot be: on another disk, or of somebody else's."""
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:
+        return False
+    return True

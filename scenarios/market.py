@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 import yaml
 
-from pipeline.preprocess import check, read_raw, split
+from pipeline.preprocess import split
+from pipeline.raw_rows import check, read_raw
 from scenarios.story import concerned_rows, default_story
 from tableloop.table import DATA, Column, Table, Value, params_file
 

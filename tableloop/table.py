@@ -25,6 +25,7 @@ SHIPPED = (
 )  # beside the library: in the checkout, in a training's workspace
 DATA = Path(os.environ.get("TABLE") or SHIPPED)  # of this process; `tableloop.settings` has checked the variable
 FILE = "table.yaml"
+KINDS_OF_DATA = (".csv", ".parquet", "")  # ends of the name of the raw data
 FAR_WIDTHS = 10
 USUAL_STEPS = 10  # buckets where the file names none
 ORDERED = ("number", "integer", "date", "datetime")
@@ -341,8 +342,11 @@ class Table(_Part):
             raise ValueError("fields: a column to predict is needed, and one to predict it from")
         if len({name.casefold() for name in names}) < len(names):
             raise ValueError("two fields have the same name, or names that differ in capitals only")
-        if len(self.path.parts) != 2 or self.path.parts[0] != "raw" or self.path.suffix not in (".csv", ".parquet"):
-            raise ValueError("path: a file raw/NAME.csv or raw/NAME.parquet beside the table.yaml is needed")
+        if len(self.path.parts) != 2 or self.path.parts[0] != "raw" or self.path.suffix not in KINDS_OF_DATA:
+            raise ValueError(
+                "path: a file raw/NAME.csv or raw/NAME.parquet beside the table.yaml is needed, or a directory "
+                "raw/NAME of Parquet files"
+            )
         wanted = {"target": self.target_name} | {f"comparable {item.column}": item.column for item in self.comparable}
         if self.place is not None:
             wanted |= {"place.latitude": self.place.latitude, "place.longitude": self.place.longitude}
@@ -446,6 +450,14 @@ class Table(_Part):
     def example(self) -> dict[str, Any]:
         """A row to try a prediction with, by name."""
         return {column.name: column.example for column in self.features}
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the files of the raw data in the order in which they are read: of a directory, its Parquet files.
+
+    What begins with a dot or an underscore is left out there: other programs leave such files beside theirs.
+    """
+    return sorted(path.rglob("[!._]*.parquet")) if path.is_dir() else [path]
 
 
 def params_file(directory: Path = DATA) -> Path:

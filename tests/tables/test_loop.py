@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Browser, expect
 
-from pipeline.preprocess import check, read_raw
+from pipeline.raw_rows import check, read_raw
 from tableloop.credentials import basic, read_password
 from tableloop.state.layout import Layout
 from tableloop.table import Table, load_table

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.preprocess import check, read_raw, split
+from pipeline.preprocess import split
+from pipeline.raw_rows import check, read_raw
 from tableloop.table import load_table
 from tests.documents import ROOT
 

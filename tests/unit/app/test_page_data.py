@@ -110,6 +110,18 @@ def test_a_file_without_rows_is_named(table: Table, tmp_path: Path, suffix: str)
         read_rows(file, table)
 
 
+def test_a_directory_of_files_is_read_as_one(directory: Path, table: Table, tmp_path: Path) -> None:
+    whole = pd.read_csv(directory / table.path)
+    (tmp_path / "hires/later").mkdir(parents=True)
+    whole[:150].to_parquet(tmp_path / "hires/a.parquet")
+    whole[150:].to_parquet(tmp_path / "hires/later/b.parquet")
+    (tmp_path / "hires/_SUCCESS").write_bytes(b"")
+    rows, expected = read_rows(tmp_path / "hires", table), read_rows(directory / table.path, table)
+    assert rows.total == len(whole)
+    np.testing.assert_array_equal(rows.features, expected.features)
+    np.testing.assert_array_equal(rows.targets, expected.targets)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_of_a_large_file_a_sample_is_kept_the_same_each_time(
     directory: Path, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.preprocess import check, place_in_split, split, split_feedback, superseded, within_share
+from pipeline.preprocess import place_in_split, split, split_feedback, superseded, within_share
+from pipeline.raw_rows import check
 from pipeline.stage_runner import StageError
 from tableloop.table import load_table
 
@@ -145,10 +146,21 @@ def test_no_place_has_labels_on_both_sides_of_the_gate(frame: pd.DataFrame) -> N
     assert places["aside"]
 
 
+def without(
+    parts: dict[str, pd.DataFrame], feedback: pd.DataFrame, *, least: int
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Return the parts without the rows that are superseded, and the feedback."""
+    keys = {name: pd.Series(place_in_split(part, FEATURE_NAMES)) for name, part in parts.items()}
+    leave, feedback = superseded(keys, len(parts["test"]), feedback, FEATURE_NAMES, least)
+    return {
+        name: part.drop(index=leave[name].tolist()).reset_index(drop=True) for name, part in parts.items()
+    }, feedback
+
+
 def test_a_raw_row_that_came_back_takes_no_part_any_more(frame: pd.DataFrame) -> None:
     parts = split(frame, FEATURE_NAMES, 0.2, 0.2)
     feedback = split_feedback(labelled(frame, 500), TABLE, **GATE)
-    kept, same = superseded(parts, feedback, FEATURE_NAMES, least=20)
+    kept, same = without(parts, feedback, least=20)
     assert same is feedback
     trained = feedback[feedback["part"].isin(["train", "validation"])]
     rest = pd.concat(kept.values())
@@ -159,14 +171,14 @@ def test_a_raw_row_that_came_back_takes_no_part_any_more(frame: pd.DataFrame) ->
 def test_the_test_part_never_runs_empty(frame: pd.DataFrame) -> None:
     parts = split(frame, FEATURE_NAMES, 0.2, 0.2)
     feedback = split_feedback(labelled(parts["test"], len(parts["test"])), TABLE, **GATE)
-    kept, feedback = superseded(parts, feedback, FEATURE_NAMES, least=200)
+    kept, feedback = without(parts, feedback, least=200)
     assert len(kept["test"]) == len(parts["test"])
     assert set(feedback["part"]) == {"aside", "gate"}
 
 
 def test_without_labels_nothing_changes(frame: pd.DataFrame) -> None:
     parts = split(frame, FEATURE_NAMES, 0.2, 0.2)
-    kept, feedback = superseded(parts, split_feedback(labelled(frame, 0), TABLE, **GATE), FEATURE_NAMES, least=20)
+    kept, feedback = without(parts, split_feedback(labelled(frame, 0), TABLE, **GATE), least=20)
     assert feedback.empty
     for name, part in parts.items():
         pd.testing.assert_frame_equal(kept[name], part)
@@ -213,6 +225,6 @@ def test_labels_of_a_bounded_sender_take_no_row_out_of_the_test(frame: pd.DataFr
     again = labelled(parts["test"], 30)
     for sender, lost in (("crm", 0), ("administrator", 30)):
         feedback = split_feedback(again.assign(sender=sender), TABLE, **GATE | {"gate_rows": 0})
-        kept, feedback = superseded(parts, feedback, FEATURE_NAMES, 20)
+        kept, feedback = without(parts, feedback, least=20)
         assert len(parts["test"]) - len(kept["test"]) == lost
         assert (feedback["part"] == "aside").sum() == 30 - lost

@@ -19,6 +19,7 @@ from pipeline.workspace import prepare
 from tableloop.mlflow_http import has_alias, is_healthy, wait_until_healthy
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock, retraining_lock_holder
+from tableloop.table import load_table
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,6 +67,27 @@ def test_an_unchanged_file_is_not_written_again(root: Path, tmp_path: Path) -> N
     before = (workspace / "data/raw/a.csv").stat()
     prepare(tmp_path / "state", root)
     assert (workspace / "data/raw/a.csv").stat().st_ino == before.st_ino
+
+
+def test_a_directory_of_parquet_files_takes_no_second_place_on_the_disk(root: Path, tmp_path: Path) -> None:
+    described = yaml.safe_load((root / "data/table.yaml").read_text()) | {"path": "raw/rows"}
+    (root / "data/table.yaml").write_text(yaml.safe_dump(described))
+    raw = root / "data/raw/rows/2026"
+    raw.mkdir(parents=True)
+    for name in ("a.parquet", "b.parquet", "_SUCCESS"):
+        (raw / name).write_text(name)
+    load_table.cache_clear()
+    copied = prepare(tmp_path / "state", root) / "data/raw/rows/2026"
+    assert {path.name: path.read_text() for path in copied.iterdir()} == {
+        "a.parquet": "a.parquet", "b.parquet": "b.parquet", "_SUCCESS": "_SUCCESS",
+    }  # fmt: skip
+    assert (copied / "a.parquet").samefile(raw / "a.parquet")
+    (raw / "a.parquet").unlink()
+    (raw / "b.parquet").rename(raw / "b.old")
+    (raw / "b.parquet").write_text("another")
+    prepare(tmp_path / "state", root)
+    assert sorted(path.name for path in copied.iterdir()) == ["_SUCCESS", "b.old", "b.parquet"]
+    assert (copied / "b.parquet").read_text() == "another"
 
 
 def test_the_lock_of_a_killed_dvc_is_cleared(root: Path, tmp_path: Path) -> None:

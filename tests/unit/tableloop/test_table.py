@@ -75,7 +75,7 @@ def test_dates_of_yaml_are_taken_as_they_are_read(tmp_path: Path) -> None:
         ({"target": "region"}, "target: 'region' must be a number, and never missing"),
         ({"target": "bmi"}, "target: 'bmi' must be a number, and never missing"),
         ({"answer": "age"}, "answer: there is a field 'age'"),
-        ({"path": "../a.csv"}, "path: a file raw/NAME.csv or raw/NAME.parquet"),
+        ({"path": "../a.csv"}, "path: a file raw/NAME.csv or raw/NAME.parquet beside"),
         ({"fields": [*FIELDS, {**FIELDS[0], "name": "Age"}]}, "two fields have the same name"),
         ({"fields": [{**FIELDS[0], "name": "low"}, *FIELDS]}, "write low_, and keep the title"),
         ({"fields": [{**FIELDS[0], "example": 3.5}, *FIELDS[1:]]}, "field age: example: 3.5 is no whole number"),

@@ -12,8 +12,8 @@ import yaml
 from pipeline.describe.__main__ import make_table, report
 from pipeline.describe.description import Description, describe, identifiers
 from pipeline.describe.raw_file import FileError, read_raw
-from pipeline.preprocess import check
-from pipeline.preprocess import read_raw as read_rows
+from pipeline.raw_rows import check
+from pipeline.raw_rows import read_raw as read_rows
 from tableloop.table import Table, load_table
 
 UGLY = Path(__file__).with_name("ugly.csv")
