@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,9 @@ from pipeline.fitting import (
     limits_of,
     refit_winner,
 )
-from pipeline.stage_runner import PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
+from pipeline.large_table import LargeTable, names_of, read_parts
+from pipeline.parts import read_part
+from pipeline.stage_runner import REPORTS, StageError, best_of, load_params, run_stage
 from pipeline.workers import run_on, shared, workers
 from tableloop.evaluation.scores import gate_scores, scores
 from tableloop.settings import RegistrySettings
@@ -37,11 +39,18 @@ from tableloop.table import Table, load_table
 T = TypeVar("T")
 
 
-def fit_all(pool: Executor, params: Params, table: Table, parts: Parts, labelled: pd.DataFrame) -> dict[str, Fitted]:
-    """Return the candidates; with labels only those that are meant for them."""
-    names, fitting = list(params["candidates"]), parts
+def fit_all(
+    pool: Executor,
+    params: Params,
+    table: Table,
+    parts: Parts,
+    labelled: pd.DataFrame,
+    *,
+    without: Collection[str] = (),
+) -> dict[str, Fitted]:
+    """Return the candidates of `names_of`, but for those that are fitted elsewhere."""
+    names, fitting = [name for name in names_of(params, labelled) if name not in without], parts
     if len(labelled):
-        names = [name for name in params.get("with_labels", ()) if name in names] or names
         renewed = _result("price index", pool.submit(at_present, params, table, parts, labelled))
         fitting = {**parts, **renewed}
     rows = shared(pool, fitting)
@@ -68,14 +77,19 @@ def summary(fitted: Mapping[str, Fitted]) -> str:
 def main() -> None:
     """Read the parts, write the models, their metrics, plots and timings."""
     params, table = load_params()["train"], load_table()
-    parts = {part: pd.read_parquet(PROCESSED / f"{part}.parquet") for part in ("train", "validation", "test")}
-    feedback = pd.read_parquet(PROCESSED / "feedback.parquet")
+    parts = read_parts(params)
+    feedback = read_part("feedback")
     labelled = feedback[feedback["part"].isin(["train", "validation"])]
     gate = feedback[feedback["part"] == "gate"]
     # One task a process, each with one thread: the numbers are those of one core, in the time of all.
-    with workers(RegistrySettings().dask_scheduler) as pool:
+    scheduler = RegistrySettings().dask_scheduler
+    with workers(scheduler) as pool:
         params = _result("kernel", pool.submit(completed, params, table, parts["train"]))
-        fitted = fit_all(pool, params, table, parts, labelled)
+        large = LargeTable(params, table, parts, labelled, scheduler)
+        fitted = fit_all(pool, params, table, parts, labelled, without=large.on_cluster)
+        if large.is_sampled:
+            fitted |= {name: large.fit(name) for name in large.on_cluster}
+            fitted = large.scored(pool, {name: fitted[name] for name in names_of(params, labelled)})
         winner = best_of({name: candidate.metrics for name, candidate in fitted.items()})
         test = shared(pool, parts["test"])
         files = {
@@ -83,7 +97,7 @@ def main() -> None:
             for name, candidate in fitted.items()
             if name != winner
         }
-        fitted[winner] = _refitted(pool, fitted[winner], winner, params, table, parts=parts, labelled=labelled)
+        fitted[winner] = _refitted(pool, fitted[winner], winner, large)
         files[winner] = pool.submit(files_of, winner, fitted[winner].model, test, table, params)
         limits = pool.submit(limits_of, fitted[winner].model, params, table, parts)
         for name, made in files.items():
@@ -102,25 +116,23 @@ def main() -> None:
     logger.info("all candidates\n{}", summary(fitted))
 
 
-def _refitted(
-    pool: Executor,
-    fitted: Fitted,
-    name: str,
-    params: Params,
-    table: Table,
-    *,
-    parts: Parts,
-    labelled: pd.DataFrame,
-) -> Fitted:
+def _refitted(pool: Executor, fitted: Fitted, name: str, large: LargeTable) -> Fitted:
     """Return the winner fitted again. What it says of the validation rows stays: the new model has seen them."""
+    params, table, parts = large.params, large.table, large.parts
     start = time.perf_counter()
     try:
-        model = refit_winner(name, params, table, parts, labelled, run=run_on(pool))
+        if name in large.on_cluster:
+            model = large.refit(name)
+        else:
+            model = refit_winner(name, params, table, parts, large.labelled, run=run_on(pool))
     except BrokenExecutor:
         raise _killed(f"candidate {name}") from None
     seconds = time.perf_counter() - start
     logger.info("{:<24} {:6.2f} s   on train and validation rows", name, seconds)
-    anew = scores(model, parts["validation"], parts["test"], table.target_name)
+    if large.is_sampled:
+        anew = large.score(pool, {name: model})[name]
+    else:
+        anew = scores(model, parts["validation"], parts["test"], table.target_name)
     of_test = {metric: value for metric, value in anew.items() if metric.startswith("test_")}
     return replace(fitted, model=model, metrics=fitted.metrics | of_test, seconds=fitted.seconds + seconds)
 

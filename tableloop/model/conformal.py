@@ -76,11 +76,17 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
     def fit(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
         """Train the estimator on rows of shape (n, columns) and targets of shape (n,)."""
         targets = np.asarray(y, dtype=np.float64)
-        return self._around(self.estimator.fit(self._coded(X), targets), targets)
+        return self.around(self.estimator.fit(self._coded(X), targets), targets)
 
-    def calibrate(self, X: pd.DataFrame | Matrix, y: npt.ArrayLike) -> ConformalRegressor:
-        """Learn the width of the intervals from rows that ``fit`` has not seen."""
-        self._learn_widths(*_predict(self.estimator, self._coded(X)), np.asarray(y, dtype=np.float64))
+    def calibrate(
+        self, X: pd.DataFrame | Matrix, y: npt.ArrayLike, *, labelled: npt.NDArray[np.bool_] | None = None
+    ) -> ConformalRegressor:
+        """Learn the width of the intervals from rows that ``fit`` has not seen.
+
+        Those ``labelled``, (n,), alone set the factor if there are `LEAST_LABELLED` of them.
+        """
+        deciding = labelled if labelled is not None and labelled.sum() >= LEAST_LABELLED else None
+        self._learn_widths(*_predict(self.estimator, self._coded(X)), np.asarray(y, dtype=np.float64), deciding)
         return self
 
     def fit_calibrated(
@@ -123,7 +129,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
                 inputs = np.empty((len(part), made.shape[1]))
             inputs[places] = made
         ((estimator, carried),) = of_all
-        self._around(estimator, carried)
+        self.around(estimator, carried)
         assert inputs is not None
         labelled = numbers[part] > 0
         self._learn_widths(values, inputs, present, labelled if labelled.sum() >= LEAST_LABELLED else None)
@@ -150,7 +156,7 @@ class ConformalRegressor(RegressorMixin, BaseEstimator):
     def _coded(self, X: pd.DataFrame | Matrix) -> Matrix:
         return as_matrix(X, self.columns, self.kinds)
 
-    def _around(self, estimator: Any, targets: Matrix) -> ConformalRegressor:
+    def around(self, estimator: Any, targets: Matrix) -> ConformalRegressor:
         """Take over an estimator that was fitted on such targets."""
         self.estimator = estimator
         self.lowest_, self.highest_ = float(targets.min()), float(targets.max())
