@@ -35,7 +35,7 @@ endif
 LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_gate.py tests/integration/pipeline/test_onnx_scorer.py \
     tests/integration/monitoring/test_drift_monitor.py tests/integration/monitoring/test_alerts.py tests/tables tests/upgrade \
     tests/integration/appliance/test_on_postgres.py tests/integration/pipeline/test_dask.py tests/integration/pipeline/test_shared_workspace.py \
-    tests/integration/appliance/test_migrate.py
+    tests/integration/appliance/test_migrate.py tests/integration/pipeline/test_large_table.py
 
 # Whatever has become of .venv and of the settings: the appliance's first process is a shell and ends the others.
 STOP = state=$${STATE_DIR:-$$(sed -n 's/^STATE_DIR=//p' .env 2>/dev/null | tr -d "\r\"'" | tail -n 1 || true)}; \

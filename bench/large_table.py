@@ -1,8 +1,8 @@
 """Preprocess and train a table that no process holds: ``python -m bench.large_table [--rows N] [--keep DIRECTORY]``.
 
 A made table of nine columns, a directory of Parquet files, goes through both stages with a Dask scheduler and two
-workers of 1.5 GB, each with one thread. `lightgbm` trains on all rows, `hist_gradient_boosting` on a sample. All of it
-is in a temporary folder. It prints the time of each part, the most memory that any process had, and the errors.
+workers of 1.5 GB, each with one thread. `lightgbm` trains on all rows, `hist_gradient_boosting` on a sample. All
+of it is in a temporary folder. It prints the time of each part, the most memory of each process, and the errors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
-import psutil
+import psutil  # type: ignore[import-untyped]
 import yaml
 
 ROWS = 10_000_000
@@ -63,13 +63,13 @@ def made(rows: int, seed: int) -> pd.DataFrame:
     x = random.normal(size=(7, rows))
     shop = np.minimum(random.exponential(LEVELS / 4, rows), LEVELS - 1).astype(int)
     of_shop = np.random.default_rng(0).normal(size=LEVELS)
-    value = 3 * x[0] + 2 * x[1] * (x[2] > 0) + np.sin(3 * x[3]) * x[4] + np.abs(x[5]) + of_shop[shop] * (1 + x[6])
+    value = 3 * x[0] + 2 * x[1] * (x[2] > 0) + np.sin(3 * x[3]) + np.abs(x[4]) + x[5] * (x[6] > 0) + of_shop[shop]
     names = np.array([f"shop {number}" for number in range(LEVELS)], dtype=object)
     columns: dict[str, Any] = {f"x{number}": values for number, values in enumerate(x, 1)}
     return pd.DataFrame({**columns, "shop": names[shop], "value": value + random.normal(0, NOISE, rows)})
 
 
-def write_table(project: Path, rows: int) -> None:
+def write_table(project: Path, rows: int, params: dict[str, Any] = PARAMS) -> None:
     """Write the table, its description and the parameters."""
     numbers = [
         {"name": f"x{number}", "example": 0, "constraints": {"minimum": -100, "maximum": 100}}
@@ -90,7 +90,7 @@ def write_table(project: Path, rows: int) -> None:
     raw.mkdir(parents=True)
     (project / "data/feedback").mkdir()
     (project / "data/table.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
-    (project / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     for number, first in enumerate(range(0, rows, FILE_ROWS)):
         made(min(FILE_ROWS, rows - first), number + 1).to_parquet(raw / f"part-{number:04d}.parquet", index=False)
 
@@ -183,8 +183,8 @@ def main() -> None:
         _say(f"worker {number:<17}{'':>10}  {used / 1e6:8.0f} MB at most, of {MEMORY}")
     for name, scores in metrics.items():
         _say(
-            f"{name:<24}{timings[name]['train_seconds']:8.0f} s  test RMSE {scores['test_rmse']:.4f} (noise {NOISE}), "
-            f"{scores['test_interval_coverage']:.1%} in the 90 % intervals"
+            f"{name:<24}{timings[name]['train_seconds']:8.0f} s  {timings[name]['fitted_rows']:,} rows, test RMSE "
+            f"{scores['test_rmse']:.4f} (noise {NOISE}), {scores['test_interval_coverage']:.1%} in 90 % intervals"
         )
     _say("a worker was killed for memory" if killed else "no worker was killed")
     sys.exit(killed)

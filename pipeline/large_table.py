@@ -22,7 +22,7 @@ from loguru import logger
 
 from pipeline.cluster_boosting import Batches, fit_on_cluster
 from pipeline.fitting import Fitted, Params, Parts, new_index, new_model
-from pipeline.parts import MEMORY_ROWS, RAW_PARTS, count_rows, drawn, read_batches, read_part
+from pipeline.parts import RAW_PARTS, count_rows, drawn, read_batches, read_part
 from pipeline.stage_runner import StageError
 from pipeline.workers import shared
 from tableloop.evaluation.scores import Tally, scores_of, tally
@@ -35,12 +35,6 @@ LIGHTGBM: Final = "lightgbm"
 FEATURE_ROWS: Final = 200_000  # of which the means of levels are learnt
 HELD_OUT_SHARE: Final = 0.2  # of the validation rows at most are left for the intervals of the winner
 AHEAD: Final = 4  # batches that are scored at a time
-
-
-def read_parts(params: Params) -> dict[str, pd.DataFrame]:
-    """Return the raw parts, of each at most `train.memory_rows` rows."""
-    most = params.get("memory_rows", MEMORY_ROWS)
-    return {name: read_part(name, most) for name in RAW_PARTS}
 
 
 def names_of(params: Params, labelled: pd.DataFrame) -> list[str]:
@@ -95,12 +89,23 @@ class LargeTable:
         Cross-fitting would take models of a sample, whose errors are larger than those of a model of all rows: the
         intervals would be too wide. Of millions of rows, some ten thousand are no loss.
         """
-        total = count_rows("validation")
-        held = drawn(total, min(MOST_RESIDUALS, int(HELD_OUT_SHARE * total)))
+        held = self._held_out()
         index = self._index(["train", "validation"])
         model = self._fitted(name, ["train", "validation"], index, {"validation": held})
         rows = self._part("validation", index, read_part("validation", len(held)))
         return model.calibrate(*self._rows(rows), labelled=rows["batch"].to_numpy() > 0)
+
+    def fitted_rows(self, name: str, *, final: bool) -> int:
+        """Return on how many raw rows a candidate is fitted, ``final`` if it has won."""
+        parts = ["train", "validation"] if final else ["train"]
+        if name in self.on_cluster:
+            return sum(map(count_rows, parts)) - (len(self._held_out()) if final else 0)
+        bounds = [
+            (self.params["candidates"][name] or {}).get("most_rows"),
+            None if final else self.params.get("most_rows"),
+        ]
+        rows = sum(len(self.parts[part]) for part in parts)
+        return min([rows, *(int(bound) for bound in bounds if bound is not None)])
 
     def score(self, pool: Executor, models: Mapping[str, ConformalRegressor]) -> dict[str, dict[str, float]]:
         """Return the metrics of the models on all validation and test rows."""
@@ -124,6 +129,11 @@ class LargeTable:
         for name, of_all in metrics.items():
             logger.info("{:<24} custom_rmse {:.4f} on all validation rows", name, of_all["custom_rmse"])
         return {name: replace(candidate, metrics=metrics[name]) for name, candidate in fitted.items()}
+
+    def _held_out(self) -> npt.NDArray[np.int64]:
+        """Return the numbers of the validation rows that the winner is not fitted on."""
+        total = count_rows("validation")
+        return drawn(total, min(MOST_RESIDUALS, int(HELD_OUT_SHARE * total)))
 
     def _fitted(
         self, name: str, parts: list[str], index: PriceIndex | None, left_out: dict[str, npt.NDArray[np.int64]]

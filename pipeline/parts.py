@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,9 @@ BATCH_ROWS = 200_000
 MEMORY_ROWS = 1_000_000  # of a part: where nobody says how many a process holds
 
 
-def part_file(name: str) -> Path:
+def part_file(name: str, directory: Path = PROCESSED) -> Path:
     """Return the file of a part."""
-    return PROCESSED / f"{name}.parquet"
+    return directory / f"{name}.parquet"
 
 
 def count_rows(name: str) -> int:
@@ -43,10 +44,15 @@ def read_part(name: str, most: int | None = None) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def read_batches(name: str, rows: int = BATCH_ROWS) -> Iterator[pd.DataFrame]:
-    """Yield a part in batches of at most so many rows."""
-    with pq.ParquetFile(part_file(name), pre_buffer=False) as reader:
-        for batch in reader.iter_batches(rows, use_threads=False):
+def read_parts(train: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Return the raw parts, of each at most `memory_rows` of the section `train` of params.yaml."""
+    return {name: read_part(name, train.get("memory_rows", MEMORY_ROWS)) for name in RAW_PARTS}
+
+
+def read_batches(name: str, directory: Path = PROCESSED) -> Iterator[pd.DataFrame]:
+    """Yield a part in batches of at most `BATCH_ROWS` rows."""
+    with pq.ParquetFile(part_file(name, directory), pre_buffer=False) as reader:
+        for batch in reader.iter_batches(BATCH_ROWS, use_threads=False):
             yield pa.Table.from_batches([batch]).to_pandas()
 
 

@@ -16,8 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from loguru import logger
 from mlflow import MlflowClient
@@ -62,8 +60,9 @@ from pipeline.model_card import (
     experiment_tags,
     model_tags,
 )
-from pipeline.serving_version import ServingVersion, find_serving_version, open_serving_version
-from pipeline.stage_runner import FORCED, MODELS, PROCESSED, REPORTS, StageError, best_of, load_params, run_stage
+from pipeline.parts import read_batches, read_part, read_parts
+from pipeline.serving_version import ServingVersion, find_serving_version, open_serving_version, predict_batches
+from pipeline.stage_runner import FORCED, MODELS, REPORTS, StageError, best_of, load_params, run_stage
 from tableloop.mlflow_http import wait_until_healthy
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.trusted_types import TRUSTED_TYPES
@@ -79,7 +78,6 @@ ROLLED_BACK = "rolled_back"  # tag of a version: why its users wanted the former
 REJECTED = "rejected_by_hand"  # tag of a version: who did not want it, and why
 SHADOW = "Shadow"  # alias of the version that waits
 REPLACED = "replaced_version"  # tag of a version: which one served before it
-PARTS = ("train", "validation", "test", "feedback")
 
 
 def main() -> None:
@@ -95,7 +93,7 @@ def main() -> None:
     experiment_id = ensure_experiment(client, experiment, lambda made: experiment_tags(load_table(), model, made))
     metrics = json.loads((REPORTS / "metrics.json").read_text())
     lineage = read_lineage()
-    parts = {name: pd.read_parquet(PROCESSED / f"{name}.parquet") for name in PARTS}
+    parts = read_parts(params["train"]) | {"feedback": read_part("feedback")}
 
     best = best_of(metrics)
     candidates = {name: _read_candidate(name, params, metrics[name], refitted=name == best) for name in metrics}
@@ -241,7 +239,7 @@ def _describe_version(
         of_labels=len(gate) > 0,
         number=version.version,
         links=(run, f"[all candidates compared]({comparison(experiment_id)})"),
-        fitted_rows=len(parts["train"]) + len(parts["validation"]),
+        fitted_rows=json.loads((REPORTS / "timings.json").read_text())[candidate.name]["fitted_rows"],
     )
     client.update_model_version(version.name, version.version, card)
 
@@ -267,27 +265,21 @@ def _score(
     least: int,
 ) -> Scores | NotScored:
     """Return the champion's scores, predicted by its own code, on the rows that the challenger is judged by."""
-    test, gate = parts["test"], _unseen_labels(parts["feedback"], champion)
+    gate = _unseen_labels(parts["feedback"], champion)
     judged = len(gate) >= least
-    coding = load_table().coding
-    rows = coding.frame(pd.concat([test, gate] if judged else [test]))
     try:
         with tempfile.TemporaryDirectory() as directory:
             files = open_serving_version(client, champion, settings, Path(directory))
             with ModelProcess(files) as process:
-                predicted = process.predict(rows, coding).values
+                rmse = root_mean_squared_error(*predict_batches(process, read_batches("test"), load_table()))
+                held = predict_batches(process, [gate], load_table()) if judged else None
     except (ModelProcessError, VersionFilesError, OSError) as error:
         logger.warning("version {} could not be scored: {}", champion.version, error)
         return NotScored(str(error))
-    rmse = root_mean_squared_error(_actual(test), predicted[: len(test)])
-    if not judged:
+    if held is None:
         return Scores(rmse)
     senders = {str(name): int(count) for name, count in gate["sender"].fillna(NO_SENDER).value_counts().items()}
-    return Scores(rmse, Held(_actual(gate), challenger.predict(gate), predicted[len(test) :], senders))
-
-
-def _actual(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
-    return rows[load_table().target_name].to_numpy(np.float64)
+    return Scores(rmse, Held(held[0], challenger.predict(gate), held[1], senders))
 
 
 def _unseen_labels(feedback: pd.DataFrame, champion: ServingVersion) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -28,8 +27,10 @@ from mlflow.exceptions import MlflowException
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from pipeline.mlflow_runs import configure_client, read_lineage
-from pipeline.serving_version import ServingVersion, open_serving_version
+from pipeline.parts import read_batches
+from pipeline.serving_version import ServingVersion, open_serving_version, predict_batches
 from pipeline.shared_workspace import fetch_labels
+from pipeline.stage_runner import PROCESSED
 from pipeline.workspace import prepare
 from tableloop.credentials import NoPasswordError
 from tableloop.mlflow_http import is_healthy
@@ -88,8 +89,7 @@ def reproduce(client: MlflowClient, settings: RegistrySettings, number: str) -> 
         other_code = _compare_lineage(version, workspace)
         _run("preprocess", workspace)
         if other_code:
-            test = pd.read_parquet(workspace / "data/processed/test.parquet")
-            built = _score(client, settings, version, test, Path(directory) / "version")
+            built = _score(client, settings, version, workspace / PROCESSED, Path(directory) / "version")
         else:
             _run("train", workspace)
             built = json.loads((workspace / "reports/metrics.json").read_text())[family]
@@ -100,18 +100,16 @@ def reproduce(client: MlflowClient, settings: RegistrySettings, number: str) -> 
 
 
 def _score(
-    client: MlflowClient, settings: RegistrySettings, version: ModelVersion, test: pd.DataFrame, directory: Path
+    client: MlflowClient, settings: RegistrySettings, version: ModelVersion, processed: Path, directory: Path
 ) -> dict[str, float]:
     """Return the scores of a version on the test rows, predicted by its own code."""
-    coding = load_table().coding
     directory.mkdir()
     try:
         made = ServingVersion(version.version, version.run_id or "", version.tags)
         with ModelProcess(open_serving_version(client, made, settings, directory)) as process:
-            predicted = process.predict(coding.frame(test), coding).values
+            actual, predicted = predict_batches(process, read_batches("test", processed), load_table())
     except (ModelProcessError, VersionFilesError, MlflowException, OSError) as error:
         raise NotReproducibleError(f"its model could not be run: {error}") from error
-    actual = test[load_table().target_name]
     return {
         "test_rmse": root_mean_squared_error(actual, predicted),
         "test_r2": r2_score(actual, predicted),

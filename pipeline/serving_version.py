@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from pipeline.mlflow_runs import find_version
+from tableloop.model_process import ModelProcess
 from tableloop.settings import RegistrySettings
 from tableloop.state.database import SERVES, Store
 from tableloop.state.layout import Layout
+from tableloop.table import Table
 from tableloop.version_files import VersionFiles, VersionFilesError, open_version
+
+Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -98,3 +106,19 @@ def _local_copy(state_dir: Path) -> dict[str, str] | None:
 
 def _is_copy_of(copy: dict[str, str], serving: ServingVersion) -> bool:
     return (copy["version"], copy["run_id"]) == (serving.version, serving.run_id)
+
+
+def predict_batches(process: ModelProcess, batches: Iterable[pd.DataFrame], table: Table) -> tuple[Vector, Vector]:
+    """Return the actual values of rows and those that a model predicts, each of shape (n,), batch by batch.
+
+    Raises
+    ------
+    ModelProcessError
+        As `ModelProcess.predict`.
+    """
+    pairs = [
+        (rows[table.target_name].to_numpy(np.float64), process.predict(table.coding.frame(rows), table.coding).values)
+        for rows in batches
+    ]
+    actual, predicted = (np.concatenate(values) for values in zip(*pairs, strict=True))
+    return actual, predicted

@@ -28,8 +28,8 @@ from pipeline.fitting import (
     limits_of,
     refit_winner,
 )
-from pipeline.large_table import LargeTable, names_of, read_parts
-from pipeline.parts import read_part
+from pipeline.large_table import LargeTable, names_of
+from pipeline.parts import read_part, read_parts
 from pipeline.stage_runner import REPORTS, StageError, best_of, load_params, run_stage
 from pipeline.workers import run_on, shared, workers
 from tableloop.evaluation.scores import gate_scores, scores
@@ -107,7 +107,11 @@ def main() -> None:
         for candidate in fitted.values():
             candidate.metrics.update(gate_scores(candidate.model, gate, table.target_name))
     timings = {
-        name: {"started_at": round(candidate.started_at, 3), "train_seconds": round(candidate.seconds, 3)}
+        name: {
+            "started_at": round(candidate.started_at, 3),
+            "train_seconds": round(candidate.seconds, 3),
+            "fitted_rows": large.fitted_rows(name, final=name == winner),
+        }
         for name, candidate in fitted.items()
     }
     metrics = {name: candidate.metrics for name, candidate in fitted.items()}
