@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.stage_runner import PROCESSED
 
 RAW_PARTS = ("train", "validation", "test")
-BATCH_ROWS = 200_000
+BATCH_ROWS = 50_000
 MEMORY_ROWS = 1_000_000  # of a part: where nobody says how many a process holds
 
 

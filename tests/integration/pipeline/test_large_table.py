@@ -27,7 +27,7 @@ from tableloop.table import load_table
 from tests.dask_cluster import DaskCluster
 from tests.waiting import free_port
 
-ROWS, MEMORY_ROWS = 30_000, 4_000
+ROWS, MEMORY_ROWS = 100_000, 4_000  # two batches, so that both workers train
 
 
 @pytest.fixture
@@ -115,6 +115,7 @@ def test_a_worker_that_is_killed_while_trees_grow_is_survived(dask_cluster: Dask
         time.sleep(0.05)
     os.kill(dask_cluster.worker_processes()[0].pid, signal.SIGKILL)
     assert training.wait(300) == 0, log.read_text()
+    assert "attempt 1 of 3" in log.read_text()
     assert (project / "models/lightgbm.skops").exists()
 
 
