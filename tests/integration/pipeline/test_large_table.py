@@ -25,15 +25,19 @@ from tableloop.model.onnx_scorer import Scorer
 from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.table import load_table
 from tests.dask_cluster import DaskCluster
-from tests.waiting import free_port
+from tests.waiting import free_port, wait_for
 
 ROWS, MEMORY_ROWS = 100_000, 4_000  # two batches, so that both workers train
 
 
 @pytest.fixture
 def dask_cluster(tmp_path: Path) -> Iterator[DaskCluster]:
+    """Return a scheduler with two workers."""
     made = DaskCluster(tmp_path, free_port())
     made.start_scheduler()
+    for _ in range(2):
+        made.start_worker()
+    wait_for("two workers", lambda: made.log.count("Registered to:") == 2, 120)
     yield made
     made.stop()
 
@@ -72,8 +76,6 @@ def test_lightgbm_trains_on_all_rows_the_others_on_a_sample_and_all_are_scored_o
 ) -> None:
     project = tmp_path / "project"
     write_table(project, ROWS, few_rounds(60))
-    for _ in range(2):
-        dask_cluster.start_worker()
     run("preprocess", project)
     run("train", project, dask_cluster.address)
     table = load_table(project / "data")
@@ -104,8 +106,6 @@ def test_lightgbm_trains_on_all_rows_the_others_on_a_sample_and_all_are_scored_o
 def test_a_worker_that_is_killed_while_trees_grow_is_survived(dask_cluster: DaskCluster, tmp_path: Path) -> None:
     project = tmp_path / "project"
     write_table(project, ROWS, few_rounds(400))
-    for _ in range(2):
-        dask_cluster.start_worker()
     run("preprocess", project)
     training = start("train", project, dask_cluster.address)
     log, deadline = project / "train.log", time.monotonic() + 200
