@@ -142,7 +142,8 @@ FILE_IN: Final = {
 EXPLAIN: Final = {
     "name": "explain",
     "in": "query",
-    "description": "Of a file: whether the contributions of the inputs are appended to each row",
+    "description": "Of a file: whether the contributions of the inputs are appended to each row. "
+    "It does nothing to a list",
     "schema": {"type": "boolean", "default": False},
 }
 FILE_OUT: Final = {

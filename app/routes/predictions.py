@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
@@ -62,13 +61,11 @@ class _FileRoute(Route):
         return match, {**child, "route": self}
 
 
-def _no_reasons(request: Request) -> None:
-    if file_predictions.asks_for_reasons(request):
-        problem = {"type": "value", "loc": ("query", "explain"), "msg": "explain=true is for files, not for lists"}
-        raise RequestValidationError([problem | {"input": "true"}])
+def _explain(request: Request) -> None:
+    file_predictions.asks_for_reasons(request)  # which refuses what is neither true nor false; lists have no reasons
 
 
-NoReasons = Annotated[None, Depends(_no_reasons)]
+Explain = Annotated[None, Depends(_explain)]
 router = APIRouter(tags=["predictions"], responses=openapi.CRASH, route_class=DirectRoute)
 
 
@@ -98,13 +95,11 @@ file is checked before the answer begins. An answer that ends early has no last 
 
 With `explain=true` a file of at most {file_predictions.EXPLAINED_ROWS:,} rows is answered with the contributions of
 its inputs too, as `/explain` computes them: the columns `base_value` and `contribution_...` are appended. A row takes
-a tenth of a second.
+a tenth of a second. A list is answered without them.
 """,
     responses=_RESPONSES | _BATCH_RESPONSES,
     openapi_extra={"requestBody": {"content": openapi.FILE_IN}, "parameters": [openapi.EXPLAIN]},
 )
-async def predict_batch(
-    batch: Batch, parts: AppParts, line: LogLine, _: MayPredict, __: NoReasons
-) -> list[Prediction]:
+async def predict_batch(batch: Batch, parts: AppParts, line: LogLine, _: MayPredict, __: Explain) -> list[Prediction]:
     """Predict a list of rows; files are taken by the route before."""
     return await parts.predictor.many(batch, line)

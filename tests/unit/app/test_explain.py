@@ -206,8 +206,9 @@ def test_too_many_rows_for_reasons_are_refused_before_any_is_predicted(
 
 
 def test_reasons_are_for_files_and_their_columns_must_be_free(client: TestClient) -> None:
+    listed = client.post("/predict/batch?explain=true", json=[EXAMPLE]).json()
+    assert listed[0].keys() == client.post("/predict", json=EXAMPLE).json().keys()
     for explain, body, headers in (
-        ("true", json.dumps([EXAMPLE]), {"content-type": "application/json"}),
         ("maybe", json.dumps([EXAMPLE]), {"content-type": "application/json"}),
         ("maybe", lines(EXAMPLE), CSV),
     ):
