@@ -93,7 +93,7 @@ def test_an_appliance_moves_while_it_runs_and_answers_the_same_from_there(
     assert ", 0 of them sent now" in again
 
     layout = Layout(appliance.state)
-    for path in (layout.database, layout.mlflow_database, layout.champion):  # what was moved
+    for path in (layout.database, layout.mlflow, layout.champion, layout.workspace):  # what was moved
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     there = new_appliance(state_of=appliance, **target)
     there.start()
