@@ -80,7 +80,8 @@ async def model(parts: AppParts) -> ModelCard:
         **described,
         importance=[
             Importance(name=name, title=titles[name], rmse_rise=rise)
-            for name, rise in champion.metadata.importance.items()
+            # The file of a version keeps no order.
+            for name, rise in sorted(champion.metadata.importance.items(), key=lambda one: -one[1])
             if name in titles
         ],
         training_range={

@@ -16,7 +16,7 @@ REPEATS = 3
 def importance(
     predict: Callable[[Matrix], Matrix], rows: Matrix, actual: Matrix, inputs: Sequence[Input]
 ) -> dict[str, float]:
-    """Return the rise of the RMSE by input, the greatest first (permutation importance, Breiman 2001).
+    """Return the rise of the RMSE by input (permutation importance, Breiman 2001).
 
     The columns of one input, as latitude and longitude, are shuffled together: shuffled alone, they would make places
     that no row has. ``rows`` (n, columns) and ``actual`` (n,) are rows that the model has not seen.
@@ -31,7 +31,7 @@ def importance(
             shuffled[:, input_.columns] = rows[random.permutation(len(rows))][:, input_.columns]
             errors.append(_rmse(predict(shuffled), actual))
         rises[input_.name] = float(np.mean(errors)) - error
-    return dict(sorted(rises.items(), key=lambda rise: -rise[1]))
+    return rises
 
 
 def _rmse(predicted: Matrix, actual: Matrix) -> float:

@@ -106,6 +106,8 @@ def test_reasons_are_heard_and_reached_without_a_mouse(page: FrontPage) -> None:
 def test_what_the_model_looks_at_and_where_it_errs(page: FrontPage, running: Appliance) -> None:
     model = ask(running.services.api, "/model")
     assert {part["name"] for part in model["importance"]} >= {"MedInc", "Latitude_Longitude"}
+    rises = [part["rmse_rise"] for part in model["importance"]]
+    assert rises == sorted(rises, reverse=True)
     expect(page("#importance li")).to_have_count(len(model["importance"]))
     expect(page("#importance li").first).to_contain_text(model["importance"][0]["title"])
     assert model["error_by_region"]

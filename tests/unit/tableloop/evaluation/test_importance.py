@@ -11,7 +11,7 @@ from tableloop.table import Input, load_table
 Matrix = npt.NDArray[np.float64]
 
 
-def test_what_moves_the_answer_most_comes_first_and_the_rest_is_worth_nothing() -> None:
+def test_what_moves_the_answer_most_is_worth_most_and_the_rest_nothing() -> None:
     rows = np.random.default_rng(0).normal(size=(500, 4))
     inputs = [Input(name, name, (column,)) for column, name in enumerate("abcd")]
 
@@ -20,7 +20,6 @@ def test_what_moves_the_answer_most_comes_first_and_the_rest_is_worth_nothing() 
         return values
 
     found = importance(predict, rows, predict(rows), inputs)
-    assert [*found][:2] == ["c", "b"]
     assert found["c"] > 2 * found["b"] > 1
     assert found["a"] == found["d"] == 0
 
