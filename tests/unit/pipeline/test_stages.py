@@ -11,13 +11,14 @@ import yaml
 ROOT = Path(__file__).parents[3]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-NOT_OF_THE_RESULT = {"tableloop/settings.py"}  # addresses, not numbers
+# Where something is computed, and by which code, not what comes of it: on any worker it is the same, to the last digit.
+NOT_OF_THE_RESULT = {"tableloop/settings.py", "pipeline/workers.py", "pipeline/code_identity.py"}
 
 
 def imported_files(name: str, seen: set[str] | None = None) -> set[str]:
     """Return the files of our packages that a module loads, itself included."""
     seen = set() if seen is None else seen
-    if name in seen:
+    if name in seen or name in NOT_OF_THE_RESULT:
         return seen
     seen.add(name)
     tree = ast.parse((ROOT / name).read_text())
@@ -31,7 +32,7 @@ def imported_files(name: str, seen: set[str] | None = None) -> set[str]:
 @pytest.mark.parametrize("stage", ["preprocess", "train"])
 def test_a_stage_that_dvc_may_skip_declares_every_file_it_loads(stage: str) -> None:
     declared = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("pipeline/", "tableloop/"))]
-    loaded = imported_files(f"pipeline/{stage}.py") - NOT_OF_THE_RESULT
+    loaded = imported_files(f"pipeline/{stage}.py")
     assert not [file for file in loaded if not any(Path(file).is_relative_to(dep) for dep in declared)]
     assert not [dep for dep in declared if not any(Path(file).is_relative_to(dep) for file in loaded)]
 
