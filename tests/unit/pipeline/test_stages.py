@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).parents[3]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-# Where something is computed, and by which code, not what comes of it: on any worker it is the same, to the last digit.
+# Where something is computed, and by which code, not what comes of it: that is the same on any worker.
 NOT_OF_THE_RESULT = {"tableloop/settings.py", "pipeline/workers.py", "pipeline/code_identity.py"}
 
 
