@@ -22,12 +22,12 @@ FEATURES = load_table().features
 SERVICES = ("api", "mlflow", "prometheus", "grafana", "bootstrap", "drift-monitor", "appliance")
 
 
-def test_ready_within_twenty_seconds_without_any_network_on_a_read_only_root(
+def test_ready_within_25_seconds_without_any_network_on_a_read_only_root(
     first_start: FirstStart, report: Callable[[str], None]
 ) -> None:
     line = next(line for line in first_start.console.splitlines() if "ready in" in line)
     report(f"first start {first_start.seconds:.1f} s: {line}")
-    assert first_start.seconds <= 20
+    assert first_start.seconds <= 25
     for phase in ("prepare", "register", "mlflow", "api", "prometheus"):
         assert re.search(rf"\b{phase} \d", line)
     # What is shipped was trained when the image was built.
