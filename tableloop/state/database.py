@@ -39,7 +39,7 @@ _FIXED: Final = {"id", *columns(())}  # columns of predictions in every table
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # there, only an integer is the number of a row
 COMMON = sa.MetaData()
 _version = sa.Table("schema_version", COMMON, sa.Column("version", sa.Integer, nullable=False))
-_labels = sa.Table(
+labels = sa.Table(
     "feedback",
     COMMON,
     sa.Column("id", _Id, primary_key=True),
@@ -51,8 +51,8 @@ _labels = sa.Table(
     sa.Column("revocation", sa.Integer),  # the id of the one that takes it out of trainings
 )
 for _name, _column, _where in (
-    ("feedback_waiting", _labels.c.id, _labels.c.batch.is_(None)),
-    ("feedback_revoked", _labels.c.revocation, _labels.c.revocation.is_not(None)),
+    ("feedback_waiting", labels.c.id, labels.c.batch.is_(None)),
+    ("feedback_revoked", labels.c.revocation, labels.c.revocation.is_not(None)),
 ):
     sa.Index(_name, _column, sqlite_where=_where, postgresql_where=_where)
 _revocations = sa.Table(
@@ -100,6 +100,34 @@ _serving = sa.Table(
     sa.Column("run_id", sa.Text, nullable=False),
     sa.Column("event", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+)
+# Of `tableloop.state.shadows`.
+shadows = sa.Table(
+    "shadows",
+    COMMON,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("began_at", sa.Float, nullable=False),
+    sa.Column("first", sa.BigInteger, nullable=False),
+    sa.Column("scored_to", sa.BigInteger, nullable=False),
+    sa.Column("looks", sa.Integer, nullable=False, default=0),
+    sa.Column("failures", sa.Integer, nullable=False, default=0),
+    sa.Column("problem", sa.Text, nullable=False, default=""),
+    sa.Column("ended_at", sa.Float),
+    sa.Column("outcome", sa.Text),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+)
+shadow_values = sa.Table(
+    "shadow_values",
+    COMMON,
+    sa.Column("id", _Id, primary_key=True, autoincrement=False),  # that of the prediction
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("value", sa.Float, nullable=False),
+    sa.Column("low", sa.Float, nullable=False),
+    sa.Column("high", sa.Float, nullable=False),
+    sa.Column("scored_at", sa.Float, nullable=False, index=True),
 )
 
 
@@ -197,16 +225,19 @@ class Store:
             if self._database.is_ready():
                 return
             with self._database.engine.execution_options(write=True).begin() as connection:
-                _migrate(connection, self._predictions)
+                _migrate(connection, self.predictions)
             self._database.set_ready()
 
     # -- predictions and labels -----------------------------------------------------------------------------------
 
-    def newest_predictions(self, limit: int) -> list[Predicted]:
-        """Return the newest predictions with all features that a row must have, the newest first."""
-        table = self._predictions
+    def newest_predictions(self, limit: int, *, after: int = 0) -> list[Predicted]:
+        """Return the newest predictions with all features that a row must have, the newest first.
+
+        Only those with an id after the one given.
+        """
+        table = self.predictions
         fixed = (table.c.id, table.c.requested_at, table.c.model_version, table.c.prediction)
-        query = sa.select(*fixed, *self._features).order_by(table.c.id.desc()).limit(limit)
+        query = sa.select(*fixed, *self._features).where(table.c.id > after).order_by(table.c.id.desc()).limit(limit)
         with self.reading() as connection:
             rows = connection.execute(query).fetchall()
         return [
@@ -217,7 +248,7 @@ class Store:
 
     def prediction(self, prediction_id: str) -> Predicted | None:
         """Return a prediction, whatever features it has; None when there is none of this id."""
-        table = self._predictions
+        table = self.predictions
         fixed = (table.c.id, table.c.requested_at, table.c.model_version, table.c.prediction)
         query = sa.select(*fixed, *self._features).where(table.c.prediction_id == prediction_id)
         with self.reading() as connection:
@@ -229,7 +260,7 @@ class Store:
 
     def count_predictions(self) -> int:
         """Return how many predictions there are."""
-        return self._count(sa.select(sa.func.count()).select_from(self._predictions))
+        return self._count(sa.select(sa.func.count()).select_from(self.predictions))
 
     def newest_labelled(self, limit: int, version: str | None = None, *, among: int | None = None) -> list[Labelled]:
         """Return at most ``limit`` labelled predictions, those labelled last first.
@@ -238,7 +269,7 @@ class Store:
         """
         query = self._newest_labelled(among or limit).limit(limit)
         if version is not None:
-            query = query.where(self._predictions.c.model_version == version)
+            query = query.where(self.predictions.c.model_version == version)
         with self.reading() as connection:
             return [Labelled(*row[1:]) for row in connection.execute(query)]
 
@@ -253,8 +284,8 @@ class Store:
 
     def count_unused_labels(self) -> int:
         """Return how many labels no batch holds yet."""
-        unused = _labels.c.batch.is_(None) & _labels.c.revocation.is_(None)
-        return self._count(sa.select(sa.func.count()).select_from(_labels).where(unused))
+        unused = labels.c.batch.is_(None) & labels.c.revocation.is_(None)
+        return self._count(sa.select(sa.func.count()).select_from(labels).where(unused))
 
     def labelled_rows(self, target: str) -> list[dict[str, Any]]:
         """Return every labelled prediction with all features that a row must have, the oldest prediction first.
@@ -262,18 +293,18 @@ class Store:
         Each with its features, the true value as ``target``, ``predicted_at``, ``received_at``, ``prediction_id`` and
         ``sender``; without those that were revoked.
         """
-        made = self._predictions.c
+        made = self.predictions.c
         query = (
             sa.select(
                 *self._features,
-                _labels.c.actual_value.label(target),
+                labels.c.actual_value.label(target),
                 made.requested_at.label("predicted_at"),
-                _labels.c.received_at,
-                _labels.c.prediction_id,
-                _labels.c.sender,
+                labels.c.received_at,
+                labels.c.prediction_id,
+                labels.c.sender,
             )
-            .join_from(_labels, self._predictions, _labels.c.prediction_id == made.prediction_id)
-            .where(_labels.c.revocation.is_(None))
+            .join_from(labels, self.predictions, labels.c.prediction_id == made.prediction_id)
+            .where(labels.c.revocation.is_(None))
             .order_by(made.requested_at, made.id)
         )
         with self.reading() as connection:
@@ -288,14 +319,14 @@ class Store:
         Each with its columns, its features and, if it has a label, `actual_value`, `labelled_at`, `sender`; `revoked`
         is whether that label was taken out of trainings. Times in unix seconds.
         """
-        made = self._predictions.c
+        made = self.predictions.c
         query = (
             sa.select(
-                self._predictions,
-                *(_labels.c.actual_value, _labels.c.received_at.label("labelled_at"), _labels.c.sender),
-                _labels.c.revocation.is_not(None).label("revoked"),
+                self.predictions,
+                *(labels.c.actual_value, labels.c.received_at.label("labelled_at"), labels.c.sender),
+                labels.c.revocation.is_not(None).label("revoked"),
             )
-            .join_from(self._predictions, _labels, made.prediction_id == _labels.c.prediction_id, isouter=True)
+            .join_from(self.predictions, labels, made.prediction_id == labels.c.prediction_id, isouter=True)
             .where(made.id > sa.bindparam("after"))
             .order_by(made.id)
             .limit(EXPORTED_AT_ONCE)
@@ -315,10 +346,10 @@ class Store:
 
     def mark_labels(self, batches: Mapping[str, str]) -> None:
         """Note the batch of each prediction id, where that is not noted yet."""
-        unused = sa.select(_labels.c.prediction_id).where(_labels.c.batch.is_(None))
+        unused = sa.select(labels.c.prediction_id).where(labels.c.batch.is_(None))
         mark = (
-            _labels.update()
-            .where(_labels.c.prediction_id == sa.bindparam("label"))
+            labels.update()
+            .where(labels.c.prediction_id == sa.bindparam("label"))
             .values(batch=sa.bindparam("name"))
         )
         with self.writing() as connection:
@@ -341,7 +372,7 @@ class Store:
 
         ``since`` and ``until`` are of when they were received, in unix seconds. The labels stay in the store.
         """
-        column = _labels.c
+        column = labels.c
         conditions: list[sa.ColumnElement[bool]] = [column.revocation.is_(None)]
         if sender is not None:
             conditions.append(column.sender.is_(None) if sender == NO_SENDER else column.sender == sender)
@@ -359,15 +390,15 @@ class Store:
                 values = {"at": time.time(), "by": by, "reason": reason}
                 adding = _revocations.insert().values(**values).returning(_revocations.c.id)
                 number = connection.execute(adding).scalar_one()
-                connection.execute(_labels.update().where(*conditions).values(revocation=number))
+                connection.execute(labels.update().where(*conditions).values(revocation=number))
         return Revoked({str(name): int(count) for name, count, _ in found}, sum(int(used) for *_, used in found))
 
     def revoked(self) -> dict[int, list[str]]:
         """Return the prediction ids of each revocation that has labels in batches, by its number."""
         query = (
-            sa.select(_labels.c.revocation, _labels.c.prediction_id)
-            .where(_labels.c.revocation.is_not(None), _labels.c.batch.is_not(None))
-            .order_by(_labels.c.revocation, _labels.c.id)
+            sa.select(labels.c.revocation, labels.c.prediction_id)
+            .where(labels.c.revocation.is_not(None), labels.c.batch.is_not(None))
+            .order_by(labels.c.revocation, labels.c.id)
         )
         numbers: dict[int, list[str]] = {}
         with self.reading() as connection:
@@ -471,7 +502,7 @@ class Store:
     def writer(self) -> RowWriter:
         """Return a connection for the rows of predictions and their labels."""
         self.prepare()
-        texts = [isinstance(self._predictions.c[name].type, sa.Text) for name in columns(self.feature_names)]
+        texts = [isinstance(self.predictions.c[name].type, sa.Text) for name in columns(self.feature_names)]
         return self._database.writer(tuple(self.feature_names), texts)
 
     @contextmanager
@@ -491,20 +522,20 @@ class Store:
             return
         engine = sa.create_engine("sqlite://", poolclass=StaticPool)
         with as_store_errors(), engine.begin() as connection:
-            _migrate(connection, self._predictions)
+            _migrate(connection, self.predictions)
             yield connection
 
     def _newest_labelled(self, count: int, *, after: int = 0) -> sa.Select[Any]:
         """Return a query of the newest labels, as their ids and the fields of `Labelled`, the newest first."""
-        valid = sa.select(_labels).where(_labels.c.id > after, _labels.c.revocation.is_(None))
-        newest = valid.order_by(_labels.c.id.desc()).limit(count).subquery()
-        made, label = self._predictions.c, newest.c
+        valid = sa.select(labels).where(labels.c.id > after, labels.c.revocation.is_(None))
+        newest = valid.order_by(labels.c.id.desc()).limit(count).subquery()
+        made, label = self.predictions.c, newest.c
         return (
             sa.select(
                 *(label.id, label.prediction_id, label.actual_value, label.received_at),
                 *(made.model_version, made.prediction, made.low, made.high),
             )
-            .join_from(newest, self._predictions, label.prediction_id == made.prediction_id)
+            .join_from(newest, self.predictions, label.prediction_id == made.prediction_id)
             .order_by(label.id.desc())
         )
 
@@ -513,12 +544,13 @@ class Store:
             return int(connection.scalar(query) or 0)
 
     @cached_property
-    def _predictions(self) -> sa.Table:
+    def predictions(self) -> sa.Table:
+        """The table of predictions, for the modules of this package."""
         return _predictions(self.feature_names, is_partitioned=self._database.is_partitioned)
 
     @property
     def _features(self) -> list[sa.Column[Any]]:
-        return [self._predictions.c[name] for name in self.feature_names]
+        return [self.predictions.c[name] for name in self.feature_names]
 
     @cached_property
     def _needed(self) -> list[int]:
@@ -565,10 +597,10 @@ def _migrate(connection: sa.Connection, table: sa.Table) -> None:
             present = {column["name"] for column in inspector.get_columns("predictions")}
             _make_nullable(connection, present - _FIXED)
         _add_missing_columns(connection, table)
-    if inspector.has_table(_labels.name):
-        _add_missing_columns(connection, _labels)
+    if inspector.has_table(labels.name):
+        _add_missing_columns(connection, labels)
     COMMON.create_all(connection)
-    for index in _labels.indexes:  # create_all leaves a table that is there as it is
+    for index in labels.indexes:  # create_all leaves a table that is there as it is
         index.create(connection, checkfirst=True)
     if found is None:
         connection.execute(_version.insert().values(version=VERSION))

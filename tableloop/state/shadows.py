@@ -1,0 +1,192 @@
+"""Versions in the shadow, in the store: what they say of requests that another version answers, and what came of it.
+
+A version is in the shadow while the registry's alias `Shadow` names it. Its values lie beside the predictions whose
+features they are of; a label of such a prediction judges both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from tableloop.senders import NO_SENDER
+from tableloop.state.database import Store, labels, shadow_values, shadows
+
+WITHDRAWN: Final = "withdrawn"  # somebody moved the alias; the other ends are the gate's words
+
+
+class Shadow(NamedTuple):
+    """A version's time in the shadow; times in unix seconds.
+
+    It scores the predictions with ids after ``first``, and has come to ``scored_to``. ``looks`` at the evidence have
+    not decided; ``failures`` times in a row it could not score, the last time because of ``problem``. ``outcome`` is
+    "promoted", "rejected" or "withdrawn", None while it lasts.
+    """
+
+    id: int
+    model: str
+    version: str
+    run_id: str
+    began_at: float
+    first: int
+    scored_to: int
+    looks: int
+    failures: int
+    problem: str
+    ended_at: float | None
+    outcome: str | None
+    reason: str
+
+
+class Value(NamedTuple):
+    """What a version in the shadow says of the prediction with an id."""
+
+    id: int
+    value: float
+    low: float
+    high: float
+
+
+class Compared(NamedTuple):
+    """A labelled prediction, and what the version in the shadow says of the same row."""
+
+    actual: float
+    prediction: float
+    low: float
+    high: float
+    shadow: float
+    shadow_low: float
+    shadow_high: float
+    sender: str
+
+
+def begin(store: Store, model: str, version: str, run_id: str) -> Shadow:
+    """Return the version's time in the shadow: the one that lasts, or a new one; that of another version is over."""
+    with store.writing() as connection:
+        found = _current(connection, model)
+        if found is not None and (found.version, found.run_id) == (version, run_id):
+            return found
+        _end_all(connection, model, WITHDRAWN, f"version {version} took its place")
+        newest = connection.scalar(sa.select(sa.func.max(store.predictions.c.id))) or 0
+        values = {"model": model, "version": version, "run_id": run_id, "first": newest, "scored_to": newest}
+        connection.execute(shadows.insert().values(began_at=time.time(), **values))
+        begun = _current(connection, model)
+    assert begun is not None
+    return begun
+
+
+def end(store: Store, model: str, outcome: str, reason: str) -> None:
+    """Note that the version in the shadow has left it, if there is one."""
+    with store.writing() as connection:
+        _end_all(connection, model, outcome, reason)
+
+
+def current(store: Store, model: str) -> Shadow | None:
+    """Return the version in the shadow, None when there is none."""
+    with store.reading() as connection:
+        return _current(connection, model)
+
+
+def history(store: Store, model: str, limit: int) -> list[Shadow]:
+    """Return the newest times in the shadow, the newest first."""
+    query = sa.select(shadows).where(shadows.c.model == model).order_by(shadows.c.id.desc()).limit(limit)
+    with store.reading() as connection:
+        return [Shadow(*row) for row in connection.execute(query)]
+
+
+def add_values(store: Store, shadow: Shadow, values: Sequence[Value], scored_to: int, problem: str = "") -> None:
+    """Keep what it says of predictions, and that all up to an id have had their turn."""
+    now = time.time()
+    rows = [{**value._asdict(), "version": shadow.version, "scored_at": now} for value in values]
+    with store.writing() as connection:
+        known = set[int]()
+        if rows:  # what a killed look has written twice
+            ids = shadow_values.c.id
+            query = sa.select(ids).where(ids >= values[0].id, ids <= values[-1].id)
+            known = set(connection.scalars(query))
+        if fresh := [row for row in rows if row["id"] not in known]:
+            connection.execute(shadow_values.insert(), fresh)
+        _set(connection, shadow, scored_to=scored_to, problem=problem, failures=0)
+
+
+def note_attempt(store: Store, shadow: Shadow, problem: str) -> None:
+    """Note that it is about to score, which counts as failed for this reason unless `add_values` follows."""
+    with store.writing() as connection:
+        _set(connection, shadow, failures=shadow.failures + 1, problem=problem)
+
+
+def note_look(store: Store, shadow: Shadow) -> None:
+    """Note that its evidence was looked at and did not decide."""
+    with store.writing() as connection:
+        _set(connection, shadow, looks=shadow.looks + 1)
+
+
+def forget_values(store: Store, before: float) -> None:
+    """Delete values that were made before a time (unix seconds)."""
+    with store.writing() as connection:
+        connection.execute(shadow_values.delete().where(shadow_values.c.scored_at < before))
+
+
+def compared(store: Store, shadow: Shadow, champion: str, limit: int) -> list[Compared]:
+    """Return labelled predictions of the version ``champion`` that it has scored, those labelled last first."""
+    made, value = store.predictions.c, shadow_values.c
+    query = (
+        sa.select(
+            *(labels.c.actual_value, made.prediction, made.low, made.high, value.value, value.low, value.high),
+            sa.func.coalesce(labels.c.sender, NO_SENDER),
+        )
+        .select_from(shadow_values)
+        .join(store.predictions, made.id == value.id)
+        .join(labels, labels.c.prediction_id == made.prediction_id)
+        .where(*_of(shadow), made.model_version == champion, labels.c.revocation.is_(None))
+        .order_by(labels.c.id.desc())
+        .limit(limit)
+    )
+    with store.reading() as connection:
+        return [Compared(*row) for row in connection.execute(query)]
+
+
+def newest_pairs(store: Store, shadow: Shadow, limit: int) -> list[tuple[float, float]]:
+    """Return the newest predictions that it has scored, each with its own value, the newest first."""
+    made, value = store.predictions.c, shadow_values.c
+    query = (
+        sa.select(made.prediction, value.value)
+        .select_from(shadow_values)
+        .join(store.predictions, made.id == value.id)
+        .where(*_of(shadow))
+        .order_by(value.id.desc())
+        .limit(limit)
+    )
+    with store.reading() as connection:
+        return [(float(answered), float(own)) for answered, own in connection.execute(query)]
+
+
+def count_values(store: Store, shadow: Shadow) -> int:
+    """Return how many predictions it has scored."""
+    with store.reading() as connection:
+        return int(connection.scalar(sa.select(sa.func.count()).where(*_of(shadow))) or 0)
+
+
+def _of(shadow: Shadow) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return the conditions for its values; by their ids too, which a key leads to."""
+    value = shadow_values.c
+    return value.id > shadow.first, value.id <= shadow.scored_to, value.version == shadow.version
+
+
+def _current(connection: sa.Connection, model: str) -> Shadow | None:
+    lasting = (shadows.c.model == model) & shadows.c.ended_at.is_(None)
+    found = connection.execute(sa.select(shadows).where(lasting).order_by(shadows.c.id.desc()).limit(1)).first()
+    return None if found is None else Shadow(*found)
+
+
+def _end_all(connection: sa.Connection, model: str, outcome: str, reason: str) -> None:
+    lasting = (shadows.c.model == model) & shadows.c.ended_at.is_(None)
+    values = {"ended_at": time.time(), "outcome": outcome, "reason": reason}
+    connection.execute(shadows.update().where(lasting).values(values))
+
+
+def _set(connection: sa.Connection, shadow: Shadow, **values: Any) -> None:
+    connection.execute(shadows.update().where(shadows.c.id == shadow.id).values(values))
