@@ -34,7 +34,8 @@ from loguru import logger
 from pipeline.parts import RAW_PARTS, PartWriter, part_file
 from pipeline.raw_rows import Check, batches, check
 from pipeline.stage_runner import PROCESSED, REPORTS, StageError, load_params, raw_data, run_stage
-from tableloop.state.label_batches import FEEDBACK, is_trusted, read_batches
+from tableloop.senders import NO_SENDER, bounded, is_trusted
+from tableloop.state.label_batches import FEEDBACK, read_batches
 from tableloop.table import Table, load_table
 
 
@@ -123,16 +124,10 @@ def within_share(senders: pd.Series[Any], share: float, others: int = 0) -> npt.
 
     Of a sender the newest rows stay. The administrator's and those of keys of scope admin all do.
     """
-    trusted = is_trusted(senders).to_numpy(bool)
-    counts = senders[~trusted].value_counts()
-    kept = counts.copy()
-    while len(kept):  # each sender that shrinks makes the whole smaller, and the share with it
-        most = int(share * (others + trusted.sum() + kept.sum()))
-        if kept.max() <= most:
-            break
-        kept = kept.clip(upper=most)
-    from_newest = senders[::-1].groupby(senders[::-1], sort=False).cumcount()[::-1]
-    stays: npt.NDArray[np.bool_] = trusted | (from_newest < senders.map(kept.to_dict()).astype(float)).to_numpy(bool)
+    named = senders.fillna(NO_SENDER)
+    kept = bounded({str(name): int(count) for name, count in named.value_counts().items()}, share, others)
+    from_newest = named[::-1].groupby(named[::-1], sort=False).cumcount()[::-1]
+    stays: npt.NDArray[np.bool_] = (from_newest < named.map(kept)).to_numpy(bool)
     return stays
 
 
@@ -153,10 +148,11 @@ def superseded(
     """
     trained = feedback["part"].isin(["train", "validation"])
     of_feedback, in_test = _row_keys(feedback, names), labelled["test"]
-    bounded = trained & ~is_trusted(feedback["sender"]) & of_feedback.isin(in_test)
-    if bounded.any():
-        feedback = feedback.assign(part=feedback["part"].mask(bounded, "aside"))
-        trained &= ~bounded
+    trusted = feedback["sender"].fillna(NO_SENDER).map(is_trusted).astype(bool)
+    claimed = trained & ~trusted & of_feedback.isin(in_test)
+    if claimed.any():
+        feedback = feedback.assign(part=feedback["part"].mask(claimed, "aside"))
+        trained &= ~claimed
     if test_rows - in_test.isin(of_feedback[trained]).sum() < min(least, test_rows):
         again = trained & of_feedback.isin(in_test)
         feedback = feedback.assign(part=feedback["part"].mask(again, "aside"))

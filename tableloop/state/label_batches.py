@@ -14,13 +14,12 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 if TYPE_CHECKING:  # the stages read batches and have no time for SQLAlchemy
     from tableloop.state.database import Store
-from tableloop.senders import ADMINISTRATOR, TRUSTED
 from tableloop.table import load_table
 
 FEEDBACK = Path("data/feedback")
@@ -96,11 +95,6 @@ def take_revocations(store: Store, directory: Path) -> None:
 def revocation_files(directory: Path) -> list[Path]:
     """Return the revocations in the order they were made."""
     return sorted(directory.glob("revoked-*.json"))
-
-
-def is_trusted(sender: pd.Series[Any]) -> pd.Series[bool]:
-    """Return which senders no share bounds: the administrator, keys of scope admin, and those of old labels."""
-    return sender.isna() | (sender == ADMINISTRATOR) | sender.str.endswith(TRUSTED, na=False)
 
 
 def batches_md5(batches: list[Path]) -> str:
