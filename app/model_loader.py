@@ -32,14 +32,14 @@ PREDICT_SECONDS = 10.0  # requests wait meanwhile
 
 
 class MlflowRegistry:
-    """The versions of one registered model behind one alias."""
+    """The versions of one registered model behind one alias, by default that of the version that serves."""
 
-    def __init__(self, settings: RegistrySettings) -> None:
+    def __init__(self, settings: RegistrySettings, alias: str = "") -> None:
         self._settings = settings
         self._uri = settings.mlflow_tracking_uri
         self._login = settings.registry_login
         self._name = settings.model_name
-        self._alias = settings.model_alias
+        self._alias = alias or settings.model_alias
 
     def find(self) -> Version | None:
         """Return the version the alias names, None when there is no such model or alias.

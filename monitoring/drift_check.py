@@ -6,8 +6,8 @@ It reads the store by its primary keys, so its time does not depend on how many 
 The drift monitor runs it with ``--retraining``, as a process of its own: what scikit-learn and SQLAlchemy take in
 memory goes when it ends. Then it also decides what follows, keeps that in the store, and tells the monitor as JSON:
 "says" in words, "start" (why a retraining is to be started, or null), "trigger" (what it is started by), "again_at"
-(unix seconds, when a check is due though nothing is new, or null) and "ended" (how the monitor's retraining ended, if
-it did).
+(unix seconds, when a check is due though nothing is new, or null), "shadow" (whether a version is in the shadow) and
+"ended" (how the monitor's retraining ended, if it did).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
+from http.client import HTTPException
 from typing import Any
 
 # Read when OpenMP is loaded: a check in the background takes one core, not all.
@@ -31,9 +32,11 @@ from tableloop.drift.levels import with_unknown
 from tableloop.drift.reference import REFERENCE_FILE, Reference
 from tableloop.drift.report import as_text
 from tableloop.drift.statistics import Matrix, Policy, compare, live_error
+from tableloop.mlflow_http import has_alias
 from tableloop.model.coding import Coding
 from tableloop.schedule import next_time
 from tableloop.settings import Settings, load_settings
+from tableloop.state import shadows
 from tableloop.state.database import Predicted, Retraining, Store
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
@@ -106,9 +109,12 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
     report = check(store, layout, load_policy())
     history = store.retrainings(NEWEST_RETRAININGS)
     last = next((item.ended_at for item in history if item.trigger != "start" and item.ended_at), None)
-    decision = decide(memory, report, now=now, last_retraining=last, on=settings.retrain_on_drift)
+    shadow = shadows.current(store, settings.model_name)
+    judging = shadow.version if shadow is not None and settings.promote == "shadow" else None
+    on = settings.retrain_on_drift
+    decision = decide(memory, report, now=now, last_retraining=last, on=on, judging=judging)
     due = _due(settings.retrain_every, history, memory)
-    decision = on_schedule(decision, settings.retrain_every, due, now)
+    decision = on_schedule(decision, settings.retrain_every, due, now, judging)
     memory = decision.memory
     if decision.start is not None:
         # In the store first: whoever is started after a kill knows that there was one.
@@ -128,12 +134,15 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
         ended = "another retraining runs: tries again later"
     elif ended and history:
         ended = f"the retraining has ended: {history[0].outcome}, {history[0].reason}"
+    if judging is not None and shadow is not None:
+        due = shadow.began_at + settings.shadow_days * 86_400  # the verdict comes first
     times = [at for at in (decision.pauses_until, due if decision.start is None else None) if at is not None]
     return {
         "says": decision.says,
         "start": decision.start,
         "trigger": decision.trigger,
         "again_at": min(times, default=None),
+        "shadow": shadow is not None or _names_a_shadow(settings),
         "ended": ended,
     }
 
@@ -143,6 +152,15 @@ def _due(schedule: str, history: list[Retraining], memory: Memory) -> float | No
     last = [item.ended_at or item.started_at for item in history[:1]]  # one that was killed has no end
     last += [memory.tried_at] if memory.tried_at is not None else []
     return next_time(schedule, max(last)) if schedule and last else None
+
+
+def _names_a_shadow(settings: Settings) -> bool:
+    """Return whether somebody has given a version the alias by hand, as far as the registry answers."""
+    uri, login = settings.mlflow_tracking_uri, settings.registry_login
+    try:
+        return has_alias(uri, settings.model_name, shadows.ALIAS, login=login)
+    except (OSError, HTTPException, ValueError, KeyError):
+        return False
 
 
 def load_policy() -> Policy:

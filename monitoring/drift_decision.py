@@ -65,7 +65,13 @@ def after_retraining(memory: Memory, code: int | None, now: float) -> Memory:
 
 
 def decide(
-    memory: Memory, report: Mapping[str, Any], *, now: float, last_retraining: float | None, on: bool
+    memory: Memory,
+    report: Mapping[str, Any],
+    *,
+    now: float,
+    last_retraining: float | None,
+    on: bool,
+    judging: str | None = None,
 ) -> Decision:
     """Return what to do about a report of `monitoring.drift_check`.
 
@@ -75,6 +81,8 @@ def decide(
         Unix seconds: the time, and when the last retraining ended, whoever started it.
     on : bool
         Whether a retraining may be started at all.
+    judging : str, optional
+        The version in the shadow that labels are to judge first: another one would take its place.
     """
     memory = _count(memory, report)
     policy = report.get("policy")
@@ -94,6 +102,8 @@ def decide(
         waits.append(f"the end of the pause after the last retraining, {iso(pause)}")
     if not on:
         waits.append("RETRAIN_ON_DRIFT=on")
+    if judging is not None:
+        waits.append(_verdict_on(judging))
     if memory.retraining_since is not None:
         since = f"a retraining runs since {iso(memory.retraining_since)}: {memory.retraining_reason}"
         return Decision(memory, None, ("its end",), since, pause)
@@ -103,15 +113,20 @@ def decide(
     return Decision(memory, why, (), f"retrains: {why}")
 
 
-def on_schedule(decision: Decision, schedule: str, due: float | None, now: float) -> Decision:
+def on_schedule(
+    decision: Decision, schedule: str, due: float | None, now: float, judging: str | None = None
+) -> Decision:
     """Return the decision when a retraining is due at ``due`` (unix seconds) whatever the report says.
 
-    One that runs already is not joined by another.
+    One that runs already is not joined by another; it too waits for the version that is ``judging``.
     """
     memory = decision.memory
     if due is None or due > now or decision.start is not None or memory.retraining_since is not None:
         return decision
     why = f"RETRAIN_EVERY={schedule}: due at {iso(due)}"
+    if judging is not None:
+        waits = (*(wait for wait in decision.waits_for if wait != _verdict_on(judging)), _verdict_on(judging))
+        return replace(decision, waits_for=waits, says=f"{why}; before it retrains it waits for {waits[-1]}")
     return Decision(memory, why, (), f"retrains: {why}", trigger=SCHEDULE)
 
 
@@ -145,6 +160,10 @@ def _reasons(report: Mapping[str, Any]) -> list[str]:
             f"live RMSE {error_figure(live['rmse'])} of {live['labels']} labels above {error_figure(live['limit'])}"
         )
     return reasons
+
+
+def _verdict_on(version: str) -> str:
+    return f"the verdict on version {version} in the shadow"
 
 
 def iso(seconds: float) -> str:

@@ -5,6 +5,8 @@ Every DRIFT_INTERVAL_SECONDS it looks whether there is anything new in the store
 store, and says whether to start a retraining. A restart of this loop loses nothing. The lock of retrainings keeps two
 from running: the second one ends with exit code 3, and the loop tries again later.
 
+While a version is in the shadow, each look also has it score what is new (`monitoring.shadow_check`), meanwhile.
+
 Only the standard library: it waits most of its life, in 15 MB.
 """
 
@@ -27,9 +29,12 @@ from tableloop.state.sqlite_rows import newest
 
 CHECK = (sys.executable, "-m", "monitoring.drift_check", "--retraining")
 NEWEST = (sys.executable, "-m", "tableloop.state.postgres_rows")
+SHADOW = (sys.executable, "-m", "monitoring.shadow_check")
+LEFT_THE_SHADOW = 4  # its exit code
 RETRAIN = (sys.executable, "-m", "pipeline.retrain")
 LONGEST_QUESTION = 10.0  # seconds
 LONGEST_CHECK = 60.0  # seconds
+LONGEST_SCORING = 300.0  # at its low priority, beside services that are busy
 LONGEST_RETRAINING = 7200.0
 STOP_SECONDS = 5.0
 
@@ -45,6 +50,8 @@ class Monitor:
         self._said = ""
         self._training: subprocess.Popen[bytes] | None = None
         self._training_since = 0.0
+        self._scoring: subprocess.Popen[bytes] | None = None  # by the version in the shadow
+        self._scoring_since = 0.0
         self._ended: int | None = None  # exit code of a retraining that no check has been told of
 
     def run(self) -> None:
@@ -58,10 +65,12 @@ class Monitor:
                     self._say(f"cannot go on for now: {error}")
                 self._wait(started + self._interval)
         finally:
-            self._stop_training()
+            for process in (self._training, self._scoring):
+                _stop(process)
 
     def look(self) -> None:
         """Check what is new, and start a retraining if one is due."""
+        self._end_scoring()
         seen = self._signature()
         due = self._again_at is not None and time.time() >= self._again_at
         if seen == self._seen and self._ended is None and not due:
@@ -77,6 +86,9 @@ class Monitor:
         beat(self._layout)
         if answer["ended"]:
             self._say(answer["ended"])
+        if answer["shadow"] and self._scoring is None:
+            self._scoring = subprocess.Popen(SHADOW, stdin=subprocess.DEVNULL)
+            self._scoring_since = time.monotonic()
         if answer["start"] is not None:
             command = [*RETRAIN, "--trigger", answer["trigger"], "--reason", answer["start"]]
             self._training = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -129,18 +141,22 @@ class Monitor:
                 time.sleep(left)
                 return
             if time.monotonic() > self._training_since + LONGEST_RETRAINING:
-                self._stop_training()
+                _stop(self._training)
             time.sleep(min(left, 0.5))
 
-    def _stop_training(self) -> None:
-        if self._training is None:
+    def _end_scoring(self) -> None:
+        """Note how the scoring of the version in the shadow has ended, or end one that hangs."""
+        if self._scoring is None:
             return
-        self._training.terminate()
-        try:
-            self._training.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._training.kill()
-            self._training.wait()
+        if self._scoring.poll() is None:
+            if time.monotonic() < self._scoring_since + LONGEST_SCORING:
+                return
+            _stop(self._scoring)
+        code, self._scoring = self._scoring.returncode, None
+        if code == LEFT_THE_SHADOW:
+            self._seen = None  # what waits for its verdict goes on
+        elif code < 0:
+            self._say(f"the version in the shadow was ended by {signal.Signals(-code).name} as it scored")
 
     def _say(self, text: str) -> None:
         """Write a line when it is news."""
@@ -150,6 +166,17 @@ class Monitor:
             self._said = news
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
+
+
+def _stop(process: subprocess.Popen[bytes] | None) -> None:
+    if process is None:
+        return
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def main() -> None:

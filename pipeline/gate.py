@@ -9,6 +9,8 @@
   but not by more than ``most_fall`` times: further than that only a person goes.
 - The first version passes. A version that was rolled back or rejected by hand does not pass again, and no version
   passes a champion that could not be scored: a gate that cannot judge says no.
+- With PROMOTE=shadow a version that passes is tried on the requests to come (`judge_shadow`). There also those come
+  that only the old test rows speak against, unless they fell too far: in a changed market these say little.
 - A person may overrule all of that with a reason, but not a compiled scorer that answers otherwise than the model.
 """
 
@@ -36,10 +38,10 @@ class Decision:
 
     gate: str
     reason: str
-    challenger_rmse: float
+    challenger_rmse: float | None  # on the old test rows, as the next one
     champion_rmse: float | None = None
     champion_version: str | None = None
-    decided_by: str | None = None  # "labels" or "test rows"
+    decided_by: str | None = None  # "labels", "test rows" or "shadow"
     labels: int = 0
     challenger_label_rmse: float | None = None
     champion_label_rmse: float | None = None
@@ -135,6 +137,23 @@ def ask_first(decision: Decision, version: str) -> Decision:
     return replace(decision, gate="waiting", reason=f"{decision.reason}. It waits for {question}")
 
 
+def try_first(decision: Decision, limits: Limits, least: int) -> Decision:
+    """Return the decision where labels of requests to come have the last word, at least so many.
+
+    Besides what would be promoted, what only the old test rows speak against waits for them.
+    """
+    passes = decision.gate == "promoted" and decision.champion_version is not None
+    on_test_only = decision.gate == "rejected" and decision.decided_by == "test rows"
+    if on_test_only:
+        assert decision.challenger_rmse is not None
+        assert decision.champion_rmse is not None
+        passes = decision.challenger_rmse <= limits.most_fall * decision.champion_rmse
+    if not passes:
+        return decision
+    until = f"It is in the shadow until {least:,} or more labels of new requests judge it"
+    return replace(decision, gate="waiting", reason=f"{decision.reason}. {until}")
+
+
 def decide_unscored(challenger: Challenger, champion_version: str | None) -> Decision | None:
     """Return the decision where it does not depend on the champion's scores, else None."""
     rmse = challenger.test_rmse
@@ -207,6 +226,43 @@ def judge(
         champion_rmse,
         champion_version,
         decided_by="labels",
+        labels=len(ours),
+        challenger_label_rmse=round(ours_rmse, 6),
+        champion_label_rmse=round(theirs_rmse, 6),
+        share_no_worse=share,
+    )
+
+
+def confidence(looks: int) -> float:
+    """Return the share of samples that decides at the next look, when there were so many before.
+
+    Who looks often is misled by chance some time. Each look may err half as often as the one before it, so that all
+    together err no oftener than one look with `CONFIDENCE` would.
+    """
+    return 1.0 - (1.0 - CONFIDENCE) / float(2 << looks)
+
+
+def judge_shadow(held: Held, champion_version: str, looks: int, tolerance: float) -> Decision:
+    """Return what labels of requests say of a version in the shadow; "waiting" where they do not say it yet.
+
+    ``held`` has the labels of requests that the champion has answered since the version is in the shadow, which
+    neither was trained on. ``looks`` is how often they were looked at before.
+    """
+    ours, theirs = (held.challenger - held.actual) ** 2, (held.champion - held.actual) ** 2
+    share, needed = share_no_worse(ours, theirs, tolerance), confidence(looks)
+    ours_rmse, theirs_rmse = float(np.sqrt(ours.mean())), float(np.sqrt(theirs.mean()))
+    reason = (
+        f"in the shadow, RMSE {error_figure(ours_rmse, 4)} against {error_figure(theirs_rmse, 4)} of version "
+        f"{champion_version} on {len(ours):,} labels of requests; no worse in {share:.1%} of {RESAMPLES:,} samples "
+        f"of them, at least {needed:.2%} promotes, at most {1 - needed:.2%} rejects{_senders(held.senders)}"
+    )
+    gate = "promoted" if share >= needed else "rejected" if share <= 1.0 - needed else "waiting"
+    return Decision(
+        gate,
+        reason,
+        challenger_rmse=None,
+        champion_version=champion_version,
+        decided_by="shadow",
         labels=len(ours),
         challenger_label_rmse=round(ours_rmse, 6),
         champion_label_rmse=round(theirs_rmse, 6),

@@ -1,6 +1,6 @@
 """Say of a version that waits what becomes of it: ``python -m pipeline.promote VERSION [--reject] [--reason WHY]``.
 
-With PROMOTE=ask a retraining registers a version that the gate would promote, gives it the alias `Shadow`, and waits.
+With PROMOTE=ask or shadow a retraining gives a version that the gate would promote the alias `Shadow`, and it waits.
 A version that is rejected is marked with why, and no retraining promotes it again. Exit codes: 0 done, 1 it cannot
 be, 3 a retraining runs.
 """
@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.mlflow_runs import configure_client, find_version
-from pipeline.register import REJECTED, REPLACED, SHADOW
+from pipeline.gate import Decision
+from pipeline.mlflow_runs import configure_client
 from pipeline.serving_version import download_files, find_serving_version
+from pipeline.version_tags import REJECTED, REPLACED, leave_the_shadow, write_decision
 from tableloop.credentials import NoPasswordError
 from tableloop.environment import user
 from tableloop.mlflow_http import is_healthy
@@ -34,8 +35,18 @@ class NotPossibleError(Exception):
     """The version cannot be promoted or rejected; the message says why."""
 
 
-def promote(client: MlflowClient, store: Store, settings: RegistrySettings, number: str, reason: str) -> str:
+def promote(
+    client: MlflowClient,
+    store: Store,
+    settings: RegistrySettings,
+    number: str,
+    *,
+    reason: str = "",
+    decision: Decision | None = None,
+) -> str:
     """Give the alias to a version whose files are those that were signed; return which one served, "" for none.
+
+    It is the ``decision`` of the gate, or without one, for a ``reason``, of the user who runs this.
 
     Raises
     ------
@@ -51,13 +62,18 @@ def promote(client: MlflowClient, store: Store, settings: RegistrySettings, numb
             open_version(download_files(client, model, number, Path(directory)), version.run_id or "", settings)
         except (VersionFilesError, OSError) as error:
             raise NotPossibleError(str(error)) from None
-    client.set_model_version_tag(model, number, "gate", "promoted")
-    client.set_model_version_tag(model, number, "gate_promoted_by", f"{user()}: {reason}")
+    if decision is None:
+        client.set_model_version_tag(model, number, "gate", "promoted")
+        client.set_model_version_tag(model, number, "gate_promoted_by", f"{user()}: {reason}")
+        reason = f"by {user()}: {reason}"
+    else:
+        write_decision(client, model, number, decision)
+        reason = decision.reason
     if serving is not None:
         client.set_model_version_tag(model, number, REPLACED, serving.version)
     client.set_registered_model_alias(model, settings.model_alias, number)
-    store.record_serving(model, number, version.run_id or "", PROMOTED, f"by {user()}: {reason}")
-    _leave_the_shadow(client, model, number)
+    store.record_serving(model, number, version.run_id or "", PROMOTED, reason)
+    leave_the_shadow(client, store, model, number, outcome="promoted", reason=reason)
     return serving.version if serving else ""
 
 
@@ -75,7 +91,7 @@ def reject(client: MlflowClient, store: Store, settings: RegistrySettings, numbe
         raise NotPossibleError("it serves: make rollback gives the alias back to the version before")
     client.set_model_version_tag(model, number, "gate", "rejected")
     client.set_model_version_tag(model, number, REJECTED, f"by {user()}: {reason}")
-    _leave_the_shadow(client, model, number)
+    leave_the_shadow(client, store, model, number, outcome="rejected", reason=f"by {user()}: {reason}")
 
 
 def _find(client: MlflowClient, model: str, number: str) -> ModelVersion:
@@ -85,12 +101,6 @@ def _find(client: MlflowClient, model: str, number: str) -> ModelVersion:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise NotPossibleError(f"the registry has no such version of {model}") from None
-
-
-def _leave_the_shadow(client: MlflowClient, model: str, number: str) -> None:
-    shadow = find_version(client, model, SHADOW)
-    if shadow is not None and shadow.version == number:
-        client.delete_registered_model_alias(model, SHADOW)
 
 
 def main() -> int:
@@ -119,7 +129,7 @@ def main() -> int:
                 reject(client, store, settings, number, reason)
                 said = f"version {number} is rejected"
             else:
-                former = promote(client, store, settings, number, reason)
+                former = promote(client, store, settings, number, reason=reason)
                 said = f"version {number} serves" + (f" instead of {former}" if former else "")
     except (BusyError, StoreError, NoPasswordError, NotPossibleError, MlflowException) as error:
         sys.stderr.write(f"version {number}: {' '.join(str(error).split())[:600]}\n")

@@ -34,6 +34,7 @@ from pipeline.gate import (
     ask_first,
     decide,
     decide_unscored,
+    try_first,
 )
 from pipeline.mlflow_runs import (
     SCORER,
@@ -63,6 +64,15 @@ from pipeline.model_card import (
 from pipeline.parts import read_batches, read_part, read_parts
 from pipeline.serving_version import ServingVersion, find_serving_version, open_serving_version, predict_batches
 from pipeline.stage_runner import FORCED, MODELS, REPORTS, StageError, best_of, load_params, run_stage
+from pipeline.version_tags import (
+    REJECTED,
+    REJECTED_IN_SHADOW,
+    REPLACED,
+    ROLLED_BACK,
+    leave_the_shadow,
+    put_in_shadow,
+    write_decision,
+)
 from tableloop.mlflow_http import wait_until_healthy
 from tableloop.model.conformal import ConformalRegressor
 from tableloop.model.trusted_types import TRUSTED_TYPES
@@ -73,11 +83,6 @@ from tableloop.signing import SigningKey
 from tableloop.state.database import PROMOTED, Store
 from tableloop.table import load_table
 from tableloop.version_files import VersionFilesError
-
-ROLLED_BACK = "rolled_back"  # tag of a version: why its users wanted the former one again
-REJECTED = "rejected_by_hand"  # tag of a version: who did not want it, and why
-SHADOW = "Shadow"  # alias of the version that waits
-REPLACED = "replaced_version"  # tag of a version: which one served before it
 
 
 def main() -> None:
@@ -112,7 +117,7 @@ def main() -> None:
         serves=champion is not None and (champion.version, champion.run_id) == (version.version, version.run_id),
         scorer_failure=version.tags["scorer_reason"] if version.tags.get(SCORER) == "failed" else None,
         rolled_back=version.tags.get(ROLLED_BACK),
-        rejected=version.tags.get(REJECTED),
+        rejected=version.tags.get(REJECTED) or version.tags.get(REJECTED_IN_SHADOW),
     )
     scores = None
     if champion is not None and decide_unscored(challenger, champion.version) is None:
@@ -124,7 +129,9 @@ def main() -> None:
     decision = decide(challenger, serving, scores, limits, forced)
     if settings.promote == "ask" and forced is None:
         decision = ask_first(decision, version.version)
-    _apply(client, version, alias, decision, champion)
+    elif settings.promote == "shadow" and forced is None:
+        decision = try_first(decision, limits, params["preprocess"]["gate_rows"])
+    _apply(client, store, version, alias=alias, decision=decision, champion=champion)
     if decision.gate == "promoted":
         store.record_serving(model, version.version, version.run_id, PROMOTED, decision.reason)
     serving = version.version if decision.gate == "promoted" else serving
@@ -294,7 +301,13 @@ def _unseen_labels(feedback: pd.DataFrame, champion: ServingVersion) -> pd.DataF
 
 
 def _apply(
-    client: MlflowClient, version: ModelVersion, alias: str, decision: Decision, champion: ServingVersion | None
+    client: MlflowClient,
+    store: Store,
+    version: ModelVersion,
+    *,
+    alias: str,
+    decision: Decision,
+    champion: ServingVersion | None,
 ) -> None:
     """Write the decision on the version, then move the alias: whoever sees it moved can read why.
 
@@ -302,17 +315,15 @@ def _apply(
     """
     model = version.name
     if decision.gate != "unchanged":  # what the gate said of it when it was new stays
-        for key, value in asdict(decision).items():
-            if value is not None:
-                tag = key if key.startswith("gate") else f"gate_{key}"
-                client.set_model_version_tag(model, version.version, tag, str(value))
+        write_decision(client, model, version.version, decision)
     if decision.gate == "promoted":
         if decision.champion_version:
             client.set_model_version_tag(model, version.version, REPLACED, decision.champion_version)
         client.set_registered_model_alias(model, alias, version.version)
+        leave_the_shadow(client, store, model, version.version, outcome=decision.gate, reason=decision.reason)
         return
     if decision.gate == "waiting":
-        client.set_registered_model_alias(model, SHADOW, version.version)
+        put_in_shadow(client, store, version)
     if champion and champion.tags is not None and find_version(client, model, alias) is None:
         client.set_registered_model_alias(model, alias, champion.version)
 

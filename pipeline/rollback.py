@@ -16,8 +16,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.mlflow_runs import configure_client, find_version
-from pipeline.register import REPLACED, ROLLED_BACK
 from pipeline.serving_version import ServingVersion, find_serving_version
+from pipeline.version_tags import REPLACED, ROLLED_BACK
 from tableloop.credentials import NoPasswordError
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings

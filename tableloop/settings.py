@@ -67,6 +67,8 @@ def _model_alias(alias: str) -> str:
         raise ValueError("only letters, digits, - and _ can be in an alias, 255 at most")
     if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
         raise ValueError("MLflow keeps this name for itself")
+    if alias.lower() == "shadow":
+        raise ValueError("that is the alias of the version in the shadow")
     return alias
 
 
@@ -132,10 +134,16 @@ class RegistrySettings(BaseSettings):
         "`STATE_DIR`, made at the first start",
     )
 
-    promote: Literal["auto", "ask"] = Field(
+    promote: Literal["auto", "ask", "shadow"] = Field(
         "auto",
         description="What becomes of a new version that passes the gate: `auto`, it serves; `ask`, it waits for "
-        "`make promote` or `make reject`",
+        "`make promote` or `make reject`; `shadow`, it is tried on the requests to come, and labels of these decide",
+    )
+    shadow_days: float = Field(
+        7,
+        gt=0,
+        le=3650,
+        description="With `PROMOTE=shadow`, how many days a version may wait for enough labels; then it is rejected",
     )
     retrain_from_scratch: bool = Field(
         False, description="`on`: train every candidate, also where nothing has changed since it was trained last"

@@ -348,9 +348,7 @@ class Store:
         """Note the batch of each prediction id, where that is not noted yet."""
         unused = sa.select(labels.c.prediction_id).where(labels.c.batch.is_(None))
         mark = (
-            labels.update()
-            .where(labels.c.prediction_id == sa.bindparam("label"))
-            .values(batch=sa.bindparam("name"))
+            labels.update().where(labels.c.prediction_id == sa.bindparam("label")).values(batch=sa.bindparam("name"))
         )
         with self.writing() as connection:
             found = [name for name in connection.scalars(unused) if name in batches]

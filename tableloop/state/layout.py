@@ -255,6 +255,11 @@ class Layout:
         return self.run / "stages"
 
     @property
+    def shadow(self) -> Path:
+        """The files of the version in the shadow."""
+        return self.run / "shadow"
+
+    @property
     def heartbeat(self) -> Path:
         """When the drift monitor last looked, and what kept it from looking."""
         return self.run / "drift-monitor.json"

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from tableloop.senders import NO_SENDER
 from tableloop.state.database import Store, labels, shadow_values, shadows
 
+ALIAS: Final = "Shadow"  # in the registry
 WITHDRAWN: Final = "withdrawn"  # somebody moved the alias; the other ends are the gate's words
 
 

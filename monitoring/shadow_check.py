@@ -1,0 +1,167 @@
+"""Have the version in the shadow score what was asked for since: ``python -m monitoring.shadow_check``.
+
+The drift monitor runs it, as a process of its own, with a low priority: whatever a version does, nothing that answers
+is touched. It reads new predictions from the store and writes what the version says of the same rows beside them;
+under load the oldest of them are left out. With PROMOTE=shadow it also has the labels judge when these are enough.
+
+Exit codes: 0 done, 1 it cannot be done now, 4 the version has left the shadow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+# Read when these libraries are loaded: one core, not all.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import yaml
+
+from app.champion import Champion, Version, tried
+from app.model_loader import MlflowRegistry
+from tableloop.settings import Settings, load_settings
+from tableloop.state import shadows
+from tableloop.state.database import Store
+from tableloop.state.errors import StoreError
+from tableloop.state.layout import Layout
+from tableloop.state.shadow_evidence import MOST_FAILURES, Due, evidence, verdict_due
+from tableloop.state.shadows import Shadow, Value
+from tableloop.table import load_table, params_file
+
+LEFT: Final = 4
+NICE: Final = 10
+MOST_ROWS: Final = 5_000  # scored at a look, the newest; a fifth of a second of the model
+ROWS_PER_COMMIT: Final = 200  # some milliseconds, for which predictions may have to wait in SQLite
+PAUSE_SECONDS: Final = 0.02  # between commits, for those that wait
+VERDICT: Final = (sys.executable, "-m", "pipeline.shadow_verdict")
+
+
+def look(settings: Settings, store: Store) -> int:
+    """Score what is new, judge if that is due, and return the exit code.
+
+    Raises
+    ------
+    StoreError
+    """
+    registry, model = MlflowRegistry(settings, shadows.ALIAS), settings.model_name
+    directory = Layout(settings.state_dir).shadow
+    before = shadows.current(store, model)
+    serving = store.serving_champion(model)
+    try:
+        found = registry.find()
+    except (OSError, ValueError, KeyError) as error:
+        if before is None:
+            return _fail(f"the registry does not answer: {error}")
+        found = Version(before.version, before.run_id, None)
+    if serving is None or found is None or (found.version, found.run_id) == (serving.version, serving.run_id):
+        shutil.rmtree(directory, ignore_errors=True)
+        if before is None:
+            return 0
+        shadows.end(store, model, shadows.WITHDRAWN, "the alias was taken from it" if found is None else "it serves")
+        return _left(before)
+    shadow = shadows.begin(store, model, found.version, found.run_id)
+    if before is None or before.id != shadow.id:
+        _say(f"version {shadow.version} is in the shadow: it scores what version {serving.version} answers")
+    if shadow.failures < MOST_FAILURES:
+        _score_new(settings, store, registry, shadow, directory)
+    if settings.promote == "shadow" and _is_due(settings, store, serving.version):
+        code = subprocess.run(VERDICT, check=False).returncode
+        if code == 0 and shadows.current(store, model) is None:
+            return _left(shadow)
+    return 0
+
+
+def _is_due(settings: Settings, store: Store, champion: str) -> bool:
+    """Return whether the version in the shadow is to be judged now."""
+    shadow = shadows.current(store, settings.model_name)
+    if shadow is None:
+        return False
+    gate = yaml.safe_load(params_file().read_text())["preprocess"]
+    labels = len(evidence(store, shadow, champion, gate.get("gate_share", 1.0)))
+    due: Due | None = verdict_due(shadow, labels, gate["gate_rows"], settings.shadow_days, time.time())
+    return due is not None
+
+
+def _score_new(settings: Settings, store: Store, registry: MlflowRegistry, shadow: Shadow, directory: Path) -> None:
+    """Write what a version says of the newest predictions that it has not scored."""
+    made = store.newest_predictions(MOST_ROWS, after=shadow.scored_to)[::-1]
+    if not made:
+        return
+    # Noted first: one that kills this process has failed.
+    shadows.note_attempt(store, shadow, "its process was killed, or took too long")
+    try:
+        version = _loaded(registry, shadow, directory)
+        values = _scored(version, load_table().coding.rows([row.features for row in made]))
+    except Exception as error:  # whatever its files hold
+        problem = " ".join(str(error).split())[:300] or type(error).__name__
+        shadows.note_attempt(store, shadow, problem)
+        if problem != shadow.problem:
+            _say(f"version {shadow.version} in the shadow cannot score: {problem}")
+        return
+    finite = np.isfinite(values).all(axis=1)
+    for start in range(0, len(made), ROWS_PER_COMMIT):
+        part = slice(start, start + ROWS_PER_COMMIT)
+        rows = [
+            Value(row.id, *numbers)
+            for row, numbers, sound in zip(made[part], values[part].tolist(), finite[part], strict=True)
+            if sound
+        ]
+        shadows.add_values(store, shadow, rows, made[part][-1].id)
+        time.sleep(PAUSE_SECONDS)
+    if not finite.all():
+        shadows.note_attempt(store, shadow, "it predicts values that are not finite")
+    if settings.log_retention_days:
+        shadows.forget_values(store, time.time() - settings.log_retention_days * 86_400)
+
+
+def _loaded(registry: MlflowRegistry, shadow: Shadow, directory: Path) -> Champion:
+    """Return the version; its files are kept from look to look."""
+    version, files = Version(shadow.version, shadow.run_id, None), directory / f"v{shadow.version}-{shadow.run_id}"
+    if not files.is_dir():
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        incoming = Path(tempfile.mkdtemp(dir=directory))
+        registry.download(shadow.version, incoming)
+        incoming.rename(files)
+    return tried(registry.load(files, version, trial=False), version, "registry")
+
+
+def _scored(version: Champion, rows: np.ndarray) -> np.ndarray:
+    """Return values and ends of their intervals, (n, 3)."""
+    return np.column_stack(version.predict(rows)[:3])
+
+
+def _left(shadow: Shadow) -> int:
+    _say(f"version {shadow.version} has left the shadow")
+    return LEFT
+
+
+def _fail(problem: str) -> int:
+    sys.stderr.write(f"{problem}\n")
+    return 1
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Look once, and return the exit code."""
+    os.nice(NICE)
+    settings = load_settings()
+    try:
+        return look(settings, Store.of(settings))
+    except (StoreError, OSError) as error:
+        return _fail(f"the version in the shadow has not scored: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
