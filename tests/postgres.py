@@ -33,6 +33,8 @@ def installed(directory: Path) -> Path:
     if os.geteuid() == 0:
         directory.chmod(0o755)
         for name in WHEEL:
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).parent.chmod(0o755)  # whatever the umask is
             shutil.copytree(packages / name, directory / name)
         packages = directory
     return packages / WHEEL[0] / "bin"
