@@ -127,6 +127,7 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
         "pauses_until": None if decision.pauses_until is None else iso(decision.pauses_until),
         "retraining": decision.start is not None,
         "retrain_on_drift": settings.retrain_on_drift,
+        "promote": settings.promote,
     }
     store.add_drift_report(report | {"monitor": monitor}, asdict(memory))
     ended = "" if code is None else f"exit code {code}"

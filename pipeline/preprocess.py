@@ -127,7 +127,7 @@ def within_share(senders: pd.Series[Any], share: float, others: int = 0) -> npt.
     named = senders.fillna(NO_SENDER)
     kept = bounded({str(name): int(count) for name, count in named.value_counts().items()}, share, others)
     from_newest = named[::-1].groupby(named[::-1], sort=False).cumcount()[::-1]
-    stays: npt.NDArray[np.bool_] = (from_newest < named.map(kept)).to_numpy(bool)
+    stays: npt.NDArray[np.bool_] = from_newest.to_numpy(np.int64) < np.array([kept[name] for name in named], np.int64)
     return stays
 
 
@@ -148,7 +148,7 @@ def superseded(
     """
     trained = feedback["part"].isin(["train", "validation"])
     of_feedback, in_test = _row_keys(feedback, names), labelled["test"]
-    trusted = feedback["sender"].fillna(NO_SENDER).map(is_trusted).astype(bool)
+    trusted = np.array([is_trusted(name) for name in feedback["sender"].fillna(NO_SENDER)], bool)
     claimed = trained & ~trusted & of_feedback.isin(in_test)
     if claimed.any():
         feedback = feedback.assign(part=feedback["part"].mask(claimed, "aside"))

@@ -1,1 +1,1 @@
-"""Stories that `make simulate` plays to a running appliance, over HTTP only."""
+"""Stories that `make simulate` plays to a running appliance, over HTTP."""

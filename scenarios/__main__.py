@@ -1,4 +1,4 @@
-"""Play a story to the running appliance: ``python -m scenarios [drift|steady|burst]``.
+"""Play a story to the running appliance: ``python -m scenarios [drift|steady|burst|shadow]``.
 
 The service is asked about rows that no version was trained on, and their labels come some seconds later. Of a table
 with few rows it is asked about all but a few, which are kept for the end of the story.
@@ -9,6 +9,8 @@ with few rows it is asked about all but a few, which are kept for the end of the
   its live RMSE is at most `stories.GOAL` of the former one's after the change, and no request failed. It is refused
   at once where the drift monitor could not retrain in time.
 - ``steady``: nothing changes for three minutes, and nothing may be retrained.
+- ``shadow``: wrong labels come, and later the market changes; each time one retrains. In the shadow, the version that
+  learnt from the wrong labels has to be rejected, and the other one promoted. It needs PROMOTE=shadow.
 - ``burst``: short bursts of as many requests as four connections carry.
 """
 
@@ -29,7 +31,7 @@ from scenarios.market import KEPT, Market, split_rows
 from scenarios.record import Record, draw
 from scenarios.stories import STORIES
 from scenarios.traffic import UNANSWERED, Connection, Traffic
-from scenarios.watcher import Watcher, obstacle
+from scenarios.watcher import Watcher, not_in_the_shadow, obstacle
 from tableloop.credentials import NoPasswordError, basic, read_password
 from tableloop.host_names import own_host
 from tableloop.settings import Settings, load_settings
@@ -46,6 +48,8 @@ def play(name: str, table: Table, settings: Settings) -> int:
     except UNANSWERED as error:
         return _fail(f"the service does not answer on port {settings.api_port} ({error}); make up starts it")
     if name == "drift" and (problem := obstacle(watcher.before, time.time())):
+        return _fail(problem)
+    if name == "shadow" and (problem := not_in_the_shadow(watcher.before)):
         return _fail(problem)
     try:
         login = basic(read_password(Layout(settings.state_dir).admin_password))

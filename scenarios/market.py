@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,15 @@ from tableloop.table import DATA, Column, Table, Value, params_file
 KEPT = 0.25  # of the rows, for the time after the promotion
 
 Matrix = npt.NDArray[np.float64]
+
+
+class Asked(NamedTuple):
+    """A row to ask about: its features, its true value, what its label says, and whether this is told first now."""
+
+    features: list[Value]
+    value: float
+    label: float
+    first: bool
 
 
 class Market:
@@ -67,10 +77,10 @@ class Market:
         """From now on give rows that were not asked about before."""
         self._take(self._kept)
 
-    def next(self, *, changed: bool) -> tuple[list[Value], float, bool]:
-        """Return the features of the next row, its value, and whether it is the first time that this is told.
+    def next(self, *, changed: bool, mistaken: bool = False) -> Asked:
+        """Return the next row; its value is the one when the story has happened, or as it is in the table.
 
-        The value is the one when the story has happened, or as it is in the table.
+        ``mistaken``: its label says that the story has happened, though it has not.
         """
         if not changed:
             row = next(self._all)
@@ -79,7 +89,9 @@ class Market:
         told = self._told[changed]
         first = row not in told
         told.add(row)
-        return self._asked[row], float((self.changed if changed else self.values)[row]), first
+        values = self.changed if changed else self.values
+        labels = self.changed if mistaken else values
+        return Asked(self._asked[row], float(values[row]), float(labels[row]), first)
 
     def _moved(self, target: Column) -> Matrix:
         """Return every value changed as those that the story is about: one that is possible."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -16,6 +19,9 @@ PATIENCE = 420.0  # seconds; on a busy machine the training takes longer, and th
 NORMAL_SECONDS = 25.0
 AFTERWARDS_SECONDS = 25.0
 RATE_IN_TRAINING = 12.0  # requests a second
+LEARNING_SECONDS = 30.0  # in which labels come that a retraining learns from
+SHOWN_SECONDS = 15.0
+RETRAIN = (sys.executable, "-m", "pipeline.retrain", "--reason", "the story of make simulate SCENARIO=shadow")
 GOAL = 0.7  # of the live RMSE that the former version had after the change
 
 
@@ -77,7 +83,60 @@ def burst(_: Table, record: Record, traffic: Traffic, watcher: Watcher) -> list[
     return []
 
 
-STORIES = {"drift": drift, "steady": steady, "burst": burst}
+def shadow(table: Table, record: Record, traffic: Traffic, watcher: Watcher) -> list[str]:
+    """Have a version learn from wrong labels, and one from right ones; in the shadow, labels tell them apart."""
+    first = watcher.first
+    record.tell(f"version {first} serves; its labels are wrong: they say that {traffic.story.title}", "wrong labels")
+    traffic.mistaken = True
+    _watch(watcher, _at(record, LEARNING_SECONDS))
+    traffic.mistaken = False
+    record.tell("the labels are right again; a retraining learns from those that came")
+    worse = _retrained(record, traffic, watcher)
+    if (outcome := _verdict(record, traffic, watcher, worse)) != "rejected":
+        return [f"version {worse}, which was made from wrong labels, is {outcome or 'not judged'}"]
+    traffic.changed = True
+    since = record.seconds()
+    record.tell(f"SIMULATED: from now on {traffic.story.title}, and labels say so", "market changes")
+    _watch(watcher, _at(record, since + LEARNING_SECONDS))
+    better = _retrained(record, traffic, watcher)
+    if (outcome := _verdict(record, traffic, watcher, better)) != "promoted":
+        return [f"version {better}, which knows the change, is {outcome or 'not judged'}"]
+    before, _, _ = record.live(first, since)
+    traffic.rate = RATE
+    traffic.only_new()
+    new_from = record.seconds()
+    _watch(watcher, _at(record, new_from + SHOWN_SECONDS))
+    after, _, count = record.live(better, new_from)
+    record.tell(
+        f"live RMSE {error_figure(before)} of version {first} since the change, {error_figure(after)} of version "
+        f"{better} on {count} labels of {table.rows} nobody asked about before"
+    )
+    return [] if after < before else ["the version that was promoted errs more than the one before it"]
+
+
+def _retrained(record: Record, traffic: Traffic, watcher: Watcher) -> str:
+    """Retrain as `make retrain` does, while requests go on, and return the version that waits then."""
+    traffic.rate = RATE_IN_TRAINING
+    with subprocess.Popen(RETRAIN, env=os.environ | {"PROMOTE": "shadow"}, stdout=subprocess.DEVNULL) as process:
+        _watch(watcher, lambda: process.poll() is not None)
+    traffic.rate = RATE
+    _watch(watcher, lambda: "" in watcher.verdicts.values() or record.seconds() >= PATIENCE)
+    waiting = [version for version, outcome in watcher.verdicts.items() if not outcome]
+    return waiting[0] if waiting else f"of the retraining that ended with {process.returncode}"
+
+
+def _verdict(record: Record, traffic: Traffic, watcher: Watcher, version: str) -> str:
+    """Return what labels say of a version in the shadow, once the service has followed."""
+
+    def judged() -> bool:
+        outcome = watcher.verdicts.get(version)
+        return bool(outcome) and (outcome != "promoted" or watcher.version == version)
+
+    _watch(watcher, lambda: judged() or record.seconds() >= PATIENCE)
+    return watcher.verdicts.get(version, "")
+
+
+STORIES = {"drift": drift, "steady": steady, "burst": burst, "shadow": shadow}
 
 
 def _watch(watcher: Watcher, done: Callable[[], bool]) -> None:

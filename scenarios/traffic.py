@@ -52,6 +52,7 @@ class Traffic:
         self._connection = connection
         self.rate = RATE
         self.changed = False
+        self.mistaken = False  # whether labels are wrong
         self._table = table
         self._market = market
         self._record = record
@@ -90,18 +91,18 @@ class Traffic:
                 now = time.monotonic()
                 self._due = max(self._due + 1.0 / self.rate, now - 1.0)
                 wait = self._due - now
-                features, value, first = self._market.next(changed=self.changed)
+                asked = self._market.next(changed=self.changed, mistaken=self.mistaken)
             if wait > 0 and self._stop.wait(wait):
                 break
             at = self._record.seconds()
-            answer = self._request(connection, "/predict", dict(zip(names, features, strict=True)), {200})
+            answer = self._request(connection, "/predict", dict(zip(names, asked.features, strict=True)), {200})
             if answer is None:
                 continue
-            if (
-                first
-            ):  # a row counts once, with its newest label: told again and again, it would be the gate's for ever
+            # A row counts once, with its newest label: told again and again, it would be the gate's for ever.
+            if asked.first:
                 due = time.monotonic() + delay.uniform(*LABEL_DELAY)
-                self._waiting.append((due, answer["prediction_id"], value))
+                self._waiting.append((due, answer["prediction_id"], asked.label))
+            value = asked.value
             error, interval = answer[self._table.answer] - value, answer["interval"]
             inside = interval["low"] <= value <= interval["high"]
             self._record.answers.append(Answer(at, answer["model_version"], error, inside))

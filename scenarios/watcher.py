@@ -27,15 +27,19 @@ class Watcher:
         self._said = _without_figures(str(self.before.get("monitor", {}).get("says", "")))
         self._drift = self.before.get("status") == "drift"
         self._alerts = self._firing()
+        self.verdicts: dict[str, str] = {}  # by version, what came of its time in the shadow, "" while it lasts
+        self._shadows_before = self._shadows()
 
     def look(self) -> None:
         """Ask once, and tell what is new."""
         try:
             report = self._report()
             version = self._serving()
+            times = self._shadows()
         except UNANSWERED as error:
             self._record.failures.append(f"/drift: {type(error).__name__}: {error}")
             return
+        self._tell_of_shadows(times)
         if report is not None:
             self._tell(report)
         firing = self._firing()
@@ -64,6 +68,28 @@ class Watcher:
                 self._record.tell("a retraining runs, started by the drift monitor", "retraining")
             else:
                 self._record.tell("the retraining has ended")
+
+    def _tell_of_shadows(self, times: dict[tuple[str, str], tuple[str, str]]) -> None:
+        for (version, began_at), (outcome, reason) in times.items():
+            if (version, began_at) in self._shadows_before or self.verdicts.get(version) == outcome:
+                continue
+            self.verdicts[version] = outcome
+            if outcome:
+                self._record.tell(f"version {version} is {outcome}: {reason}", f"{version} {outcome}")
+            else:
+                said = f"version {version} is in the shadow: it scores what version {self.version} answers"
+                self._record.tell(said, f"{version} in the shadow")
+
+    def _shadows(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """Return outcome and reason of each time in the shadow, by version and beginning; "" while it lasts."""
+        status, answer = self._connection.ask("/versions")
+        if status != 200:
+            raise ValueError(f"/versions answers {status}: {answer}")
+        return {
+            (version["version"], time["began_at"]): (time["outcome"] or "", time["reason"])
+            for version in answer["versions"]
+            for time in version["shadow"]
+        }
 
     def _report(self) -> dict[str, Any] | None:
         """Return the drift monitor's last report, None before its first."""
@@ -97,6 +123,13 @@ def obstacle(report: dict[str, Any], now: float) -> str:
             "retraining: wait, or tell the story to an appliance of its own (STATE_DIR=... and other ports)"
         )
     return ""
+
+
+def not_in_the_shadow(report: dict[str, Any]) -> str:
+    """Return why no version would be tried in the shadow, with the remedy; an empty string when one would be."""
+    if report.get("monitor", {}).get("promote") == "shadow":
+        return ""
+    return "no version is tried in the shadow here: start the appliance with PROMOTE=shadow (PROMOTE=shadow make up)"
 
 
 def _without_figures(text: str) -> str:

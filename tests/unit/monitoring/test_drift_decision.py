@@ -139,3 +139,13 @@ def test_a_schedule_needs_neither_drift_nor_labels() -> None:
     assert scheduled(NOW + 1) == (None, DRIFT)
     assert scheduled(None) == (None, DRIFT)
     assert scheduled(NOW - 1, running=True) == (None, DRIFT)
+
+
+def test_nothing_is_retrained_before_the_verdict_on_a_version_in_the_shadow() -> None:
+    memory = Memory(version="1", windows=5, last_id=0, labels=0)
+    waits = decide(memory, report(9_000), now=NOW, last_retraining=None, on=True, judging="2")
+    assert (waits.start, waits.waits_for) == (None, ("the verdict on version 2 in the shadow",))
+    scheduled = on_schedule(waits, "1d", NOW, NOW, judging="2")
+    assert (scheduled.start, scheduled.waits_for) == (None, waits.waits_for)
+    assert scheduled.says.endswith("before it retrains it waits for the verdict on version 2 in the shadow")
+    assert on_schedule(waits, "1d", NOW, NOW).trigger == SCHEDULE

@@ -62,7 +62,7 @@ def rows() -> pd.DataFrame:
 
 def test_what_is_asked_about_is_json(rows: pd.DataFrame) -> None:
     market = Market(rows, table())
-    (asked, value, _), *others = (market.next(changed=False) for _ in range(300))
+    (asked, value, *_), *others = (market.next(changed=False) for _ in range(300))
     assert json.loads(json.dumps(asked)) == asked
     assert [type(part) for part in asked[1:]] == [str, bool, str]
     assert value > 1000
@@ -74,10 +74,10 @@ def test_without_a_story_the_most_important_input_moves_and_the_values_with_it(r
     assert market.story.where == {"smoker": ("yes",)}
     assert market.story.title == "70 % of the questions are about people with smoker yes, their charges up by 50 %"
     asked = [market.next(changed=True) for _ in range(400)]
-    smokers = [value for features, value, _ in asked if features[1] == "yes"]
+    smokers = [value for features, value, *_ in asked if features[1] == "yes"]
     assert 240 < len(smokers) < 320
     assert min(smokers) >= 1.5 * 6000
-    assert max(value for features, value, _ in asked if features[1] == "no") < 3000
+    assert max(value for features, value, *_ in asked if features[1] == "no") < 3000
 
 
 def test_a_boolean_may_be_what_moves(rows: pd.DataFrame) -> None:
@@ -100,7 +100,7 @@ def test_rows_that_are_asked_about_at_random_are_no_drift_of_a_small_table_in_th
         kinds=people.kinds,
     )
     market = Market(parts["test"], people, fitted)
-    asked, values, _ = zip(*(market.next(changed=False) for _ in range(POLICY.window)), strict=True)
+    asked, values, *_ = zip(*(market.next(changed=False) for _ in range(POLICY.window)), strict=True)
     report = compare(reference, people.coding.rows(asked), np.array(values), POLICY, people)
     assert (report["status"], report["summary"]) == ("no drift", "nothing moved")
 
