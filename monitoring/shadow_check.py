@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +57,7 @@ def look(settings: Settings, store: Store) -> int:
     serving = store.serving_champion(model)
     try:
         found = registry.find()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, HTTPException, ValueError, KeyError) as error:
         if before is None:
             return _fail(f"the registry does not answer: {error}")
         found = Version(before.version, before.run_id, None)
@@ -94,10 +95,16 @@ def _score_new(settings: Settings, store: Store, registry: MlflowRegistry, shado
     made = store.newest_predictions(MOST_ROWS, after=shadow.scored_to)[::-1]
     if not made:
         return
+    try:
+        files = _fetched(registry, shadow, directory)
+    except (OSError, HTTPException, ValueError, KeyError) as error:  # no fault of the version
+        _say(f"version {shadow.version} in the shadow cannot be fetched now: {error}")
+        return
     # Noted first: one that kills this process has failed.
     shadows.note_attempt(store, shadow, "its process was killed, or took too long")
     try:
-        version = _loaded(registry, shadow, directory)
+        one = Version(shadow.version, shadow.run_id, None)
+        version = tried(registry.load(files, one, trial=False), one, "registry")
         values = _scored(version, load_table().coding.rows([row.features for row in made]))
     except Exception as error:  # whatever its files hold
         problem = " ".join(str(error).split())[:300] or type(error).__name__
@@ -106,6 +113,10 @@ def _score_new(settings: Settings, store: Store, registry: MlflowRegistry, shado
             _say(f"version {shadow.version} in the shadow cannot score: {problem}")
         return
     finite = np.isfinite(values).all(axis=1)
+    if finite.all():
+        shadows.note_scored(store, shadow)
+    else:
+        shadows.note_attempt(store, shadow, "it predicts values that are not finite")
     for start in range(0, len(made), ROWS_PER_COMMIT):
         part = slice(start, start + ROWS_PER_COMMIT)
         rows = [
@@ -115,22 +126,20 @@ def _score_new(settings: Settings, store: Store, registry: MlflowRegistry, shado
         ]
         shadows.add_values(store, shadow, rows, made[part][-1].id)
         time.sleep(PAUSE_SECONDS)
-    if not finite.all():
-        shadows.note_attempt(store, shadow, "it predicts values that are not finite")
     if settings.log_retention_days:
         shadows.forget_values(store, time.time() - settings.log_retention_days * 86_400)
 
 
-def _loaded(registry: MlflowRegistry, shadow: Shadow, directory: Path) -> Champion:
-    """Return the version; its files are kept from look to look."""
-    version, files = Version(shadow.version, shadow.run_id, None), directory / f"v{shadow.version}-{shadow.run_id}"
+def _fetched(registry: MlflowRegistry, shadow: Shadow, directory: Path) -> Path:
+    """Return where its files are; they are kept from look to look."""
+    files = directory / f"v{shadow.version}-{shadow.run_id}"
     if not files.is_dir():
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         incoming = Path(tempfile.mkdtemp(dir=directory))
         registry.download(shadow.version, incoming)
         incoming.rename(files)
-    return tried(registry.load(files, version, trial=False), version, "registry")
+    return files
 
 
 def _scored(version: Champion, rows: np.ndarray) -> np.ndarray:

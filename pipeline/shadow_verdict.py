@@ -41,11 +41,11 @@ def judge(client: MlflowClient, store: Store, settings: RegistrySettings, params
     """
     model = settings.model_name
     shadow = shadows.current(store, model)
-    if shadow is None:
-        return "no version is in the shadow"
-    number = shadow.version
     serving = find_serving_version(client, store, settings)
-    if serving is None or (serving.version, serving.run_id) == (number, shadow.run_id):
+    if shadow is None or serving is None:
+        return "no version is in the shadow of another one"
+    number = shadow.version
+    if (serving.version, serving.run_id) == (number, shadow.run_id):
         leave_the_shadow(client, store, model, number, outcome=shadows.WITHDRAWN, reason="it serves")
         return f"version {number} serves and leaves the shadow"
     least, share = params["preprocess"]["gate_rows"], params["preprocess"].get("gate_share", 1.0)

@@ -98,7 +98,7 @@ def history(store: Store, model: str, limit: int) -> list[Shadow]:
         return [Shadow(*row) for row in connection.execute(query)]
 
 
-def add_values(store: Store, shadow: Shadow, values: Sequence[Value], scored_to: int, problem: str = "") -> None:
+def add_values(store: Store, shadow: Shadow, values: Sequence[Value], scored_to: int) -> None:
     """Keep what it says of predictions, and that all up to an id have had their turn."""
     now = time.time()
     rows = [{**value._asdict(), "version": shadow.version, "scored_at": now} for value in values]
@@ -110,13 +110,19 @@ def add_values(store: Store, shadow: Shadow, values: Sequence[Value], scored_to:
             known = set(connection.scalars(query))
         if fresh := [row for row in rows if row["id"] not in known]:
             connection.execute(shadow_values.insert(), fresh)
-        _set(connection, shadow, scored_to=scored_to, problem=problem, failures=0)
+        _set(connection, shadow, scored_to=scored_to)
 
 
 def note_attempt(store: Store, shadow: Shadow, problem: str) -> None:
-    """Note that it is about to score, which counts as failed for this reason unless `add_values` follows."""
+    """Note that it is about to score, which counts as failed for this reason unless `note_scored` follows."""
     with store.writing() as connection:
         _set(connection, shadow, failures=shadow.failures + 1, problem=problem)
+
+
+def note_scored(store: Store, shadow: Shadow) -> None:
+    """Note that it can score."""
+    with store.writing() as connection:
+        _set(connection, shadow, failures=0, problem="")
 
 
 def note_look(store: Store, shadow: Shadow) -> None:

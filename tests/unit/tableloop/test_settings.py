@@ -103,3 +103,10 @@ def test_a_file_of_settings_in_another_encoding_is_refused_in_one_line(
     line = refused(capsys)
     assert line.startswith(".env cannot be read")
     assert "UTF-8" in line
+
+
+def test_the_alias_of_the_shadow_cannot_be_that_of_what_serves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODEL_ALIAS", "shadow")
+    assert refused(capsys) == "MODEL_ALIAS='shadow': that is the alias of the version in the shadow"
