@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scenarios.watcher import obstacle
+from scenarios.watcher import not_in_the_shadow, obstacle
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,9 @@ def test_a_story_that_cannot_end_well_is_not_begun(monitor: dict[str, object], w
     said = obstacle({"monitor": monitor}, 1_577_837_100.0)  # five past midnight
     assert words in said
     assert bool(said) == bool(words)
+
+
+def test_the_story_of_the_shadow_needs_one_that_is_judged() -> None:
+    assert not not_in_the_shadow({"monitor": {"promote": "shadow"}})
+    for report in ({}, {"monitor": {"promote": "auto"}}):
+        assert not_in_the_shadow(report).endswith("start the appliance with PROMOTE=shadow (PROMOTE=shadow make up)")
