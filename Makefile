@@ -137,7 +137,7 @@ bench-tables: $(VENV)/.development  ## measure the models of each table beside C
 	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --target .runtime/bench catboost==1.2.10 lightgbm==4.7.0
 	@PYTHONPATH=.runtime/bench $(PYTHON) -m bench.tables
 
-bench-cluster: $(VENV)/.development  ## measure processes, PostgreSQL, the scoring of files, a large table and the drift check, an hour
+bench-cluster: $(VENV)/.development  ## measure processes, PostgreSQL, the scoring of files, a large table and the drift check, half an hour
 	@./entrypoint.sh python -m bench.cluster
 	@$(PYTHON) -m bench.scoring
 	@$(PYTHON) -m bench.large_table
