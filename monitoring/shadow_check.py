@@ -1,23 +1,29 @@
 """Have the version in the shadow score what was asked for since: ``python -m monitoring.shadow_check``.
 
-The drift monitor runs it, as a process of its own, with a low priority: whatever a version does, nothing that answers
-is touched. It reads new predictions from the store and writes what the version says of the same rows beside them;
-under load the oldest of them are left out. With PROMOTE=shadow it also has the labels judge when these are enough.
+The drift monitor runs it, as a process of its own, and the version with a low priority: whatever that does, nothing
+that answers is touched. It reads new predictions from the store and writes what the version says of the same rows
+beside them; under load the oldest of them are left out. With PROMOTE=shadow it also has the labels judge when these
+are enough.
 
 Exit codes: 0 done, 1 it cannot be done now, 4 the version has left the shadow.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 # Read when these libraries are loaded: one core, not all.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,7 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import yaml
 
-from app.champion import Champion, Version, tried
+from app.champion import Matrix, Version, tried
 from app.model_loader import MlflowRegistry
 from tableloop.settings import Settings, load_settings
 from tableloop.state import shadows
@@ -36,11 +42,14 @@ from tableloop.state.shadow_evidence import MOST_FAILURES, Due, evidence, verdic
 from tableloop.state.shadows import Shadow, Value
 from tableloop.table import load_table, params_file
 
+T = TypeVar("T")
 LEFT: Final = 4
 NICE: Final = 10
-MOST_ROWS: Final = 5_000  # scored at a look, the newest; a fifth of a second of the model
-ROWS_PER_COMMIT: Final = 200  # some milliseconds, for which predictions may have to wait in SQLite
-PAUSE_SECONDS: Final = 0.02  # between commits, for those that wait
+MOST_ROWS: Final = 2_000  # scored at a look, the newest
+# A commit takes some two milliseconds, for which predictions have to wait in SQLite: those of a half of a percent of
+# the time, where looks are 15 s apart.
+ROWS_PER_COMMIT: Final = 50
+PAUSE_SECONDS: Final = 0.05
 VERDICT: Final = (sys.executable, "-m", "pipeline.shadow_verdict")
 
 
@@ -103,17 +112,16 @@ def _score_new(settings: Settings, store: Store, registry: MlflowRegistry, shado
     # Noted first: one that kills this process has failed.
     shadows.note_attempt(store, shadow, "its process was killed, or took too long")
     try:
-        one = Version(shadow.version, shadow.run_id, None)
-        version = tried(registry.load(files, one, trial=False), one, "registry")
-        values = _scored(version, load_table().coding.rows([row.features for row in made]))
+        coded = load_table().coding.rows([row.features for row in made])
+        values = _at_low_priority(lambda: _scored(registry, shadow, files, coded))
     except Exception as error:  # whatever its files hold
         problem = " ".join(str(error).split())[:300] or type(error).__name__
         shadows.note_attempt(store, shadow, problem)
         if problem != shadow.problem:
             _say(f"version {shadow.version} in the shadow cannot score: {problem}")
         return
-    finite = np.isfinite(values).all(axis=1)
-    if finite.all():
+    finite = [math.isfinite(sum(row)) for row in values.tolist()]
+    if all(finite):
         shadows.note_scored(store, shadow)
     else:
         shadows.note_attempt(store, shadow, "it predicts values that are not finite")
@@ -142,9 +150,25 @@ def _fetched(registry: MlflowRegistry, shadow: Shadow, directory: Path) -> Path:
     return files
 
 
-def _scored(version: Champion, rows: np.ndarray) -> np.ndarray:
-    """Return values and ends of their intervals, (n, 3)."""
-    return np.column_stack(version.predict(rows)[:3])
+def _scored(registry: MlflowRegistry, shadow: Shadow, files: Path, rows: Matrix) -> Matrix:
+    """Return what it says of rows, (n, features): values and ends of their intervals, (n, 3)."""
+    version = Version(shadow.version, shadow.run_id, None)
+    return np.column_stack(tried(registry.load(files, version, trial=False), version, "registry").predict(rows)[:3])
+
+
+def _at_low_priority(work: Callable[[], T]) -> T:
+    """Return what work returns, done in a thread of low priority.
+
+    Not all of the process has it: services would wait for one that holds a lock of the store and gets no processor.
+    """
+
+    def run() -> T:
+        with suppress(OSError):  # where threads have no priority of their own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        return work()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
 
 
 def _left(shadow: Shadow) -> int:
@@ -164,7 +188,6 @@ def _say(text: str) -> None:
 
 def main() -> int:
     """Look once, and return the exit code."""
-    os.nice(NICE)
     settings = load_settings()
     try:
         return look(settings, Store.of(settings))

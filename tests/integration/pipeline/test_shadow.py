@@ -194,7 +194,7 @@ def test_values_that_are_no_numbers_are_not_kept_and_count_as_a_failure(
 
 
 def test_one_that_is_killed_goes_on_where_it_was(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(waiting, 2.0, 500, labels=False)
+    answer(waiting, 2.0, 200, labels=False)
     for name, value in waiting.environment.items():
         monkeypatch.setenv(name, value)
 
@@ -210,4 +210,4 @@ def test_one_that_is_killed_goes_on_where_it_was(waiting: Project, monkeypatch: 
             shadow_check.look(Settings(promote="ask"), waiting.store)
     assert shadows.count_values(waiting.store, current(waiting)) == shadow_check.ROWS_PER_COMMIT
     assert shadow_check.look(Settings(promote="ask"), waiting.store) == 0
-    assert shadows.count_values(waiting.store, current(waiting)) == 500
+    assert shadows.count_values(waiting.store, current(waiting)) == 200
