@@ -163,8 +163,9 @@ def _at_low_priority(work: Callable[[], T]) -> T:
     """
 
     def run() -> T:
+        own = threading.get_native_id()
         with suppress(OSError):  # where threads have no priority of their own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            os.setpriority(os.PRIO_PROCESS, own, max(os.getpriority(os.PRIO_PROCESS, own), NICE))
         return work()
 
     with ThreadPoolExecutor(1) as pool:
