@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import time
 import urllib.error
@@ -14,6 +15,7 @@ from typing import Any
 
 WAIT_SECONDS = 120
 CHECK_SECONDS = 5.0
+MOST_PAGES = 10  # of a search, where other models have names that are alike
 WANTS_LOGIN = (401, 403)
 HERE = "mlflow-artifacts:"  # begins the address of artifacts that a server hands through
 # The server is beside us or on a private network: a proxy of the environment has no business in between.
@@ -119,6 +121,68 @@ def find_alias(uri: str, model: str, alias: str, *, seconds: float = 10, login: 
         raise
     version: dict[str, Any] = answer["model_version"]
     return version
+
+
+def search_versions(
+    uri: str, model: str, limit: int, *, seconds: float = 10, login: str = ""
+) -> list[dict[str, Any]]:
+    """Return the newest versions of a model as the server describes them, the newest first; none without the model.
+
+    Raises
+    ------
+    OSError
+        When the server does not answer, or answers with an error.
+    """
+    # MLflow's filters have no way to write a name with a quote in it: there, any character may stand in its place.
+    comparison = "LIKE" if "'" in model else "="
+    pattern = re.sub(r"['\\]", "_", model) if comparison == "LIKE" else model
+    query = {"filter": f"name {comparison} '{pattern}'", "order_by": "version_number DESC", "max_results": str(limit)}
+    found: list[dict[str, Any]] = []
+    for _ in range(MOST_PAGES):
+        answer = _get(uri, "mlflow/model-versions/search", seconds, login, **query)
+        found += [version for version in answer.get("model_versions", []) if version["name"] == model]
+        token = answer.get("next_page_token")
+        if len(found) >= limit or not token:
+            break
+        query["page_token"] = token
+    return found[:limit]
+
+
+def find_aliases(uri: str, model: str, *, seconds: float = 10, login: str = "") -> dict[str, list[str]]:
+    """Return the aliases of each version that has any, by its number; none without the model.
+
+    Raises
+    ------
+    OSError
+        When the server does not answer, or answers with an error other than "there is none".
+    """
+    try:
+        answer = _get(uri, "mlflow/registered-models/get", seconds, login, name=model)
+    except urllib.error.HTTPError as error:
+        if _error_code(error) == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    aliases: dict[str, list[str]] = {}
+    for alias in answer["registered_model"].get("aliases", []):
+        aliases.setdefault(str(alias["version"]), []).append(str(alias["alias"]))
+    return aliases
+
+
+def run_metrics(uri: str, run_id: str, *, seconds: float = 10, login: str = "") -> dict[str, float]:
+    """Return the newest value of each metric of a run; none without the run.
+
+    Raises
+    ------
+    OSError
+        When the server does not answer, or answers with an error other than "there is none".
+    """
+    try:
+        answer = _get(uri, "mlflow/runs/get", seconds, login, run_id=run_id)
+    except urllib.error.HTTPError as error:
+        if _error_code(error) == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    return {str(metric["key"]): float(metric["value"]) for metric in answer["run"]["data"].get("metrics", [])}
 
 
 def download_version(

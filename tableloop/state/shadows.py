@@ -137,9 +137,13 @@ def forget_values(store: Store, before: float) -> None:
         connection.execute(shadow_values.delete().where(shadow_values.c.scored_at < before))
 
 
-def compared(store: Store, shadow: Shadow, champion: str, limit: int) -> list[Compared]:
-    """Return labelled predictions of the version ``champion`` that it has scored, those labelled last first."""
+def compared(store: Store, shadow: Shadow, champion: str | None, limit: int) -> list[Compared]:
+    """Return labelled predictions of the version ``champion`` that it has scored, those labelled last first.
+
+    Those of every version that has answered meanwhile where ``champion`` is None.
+    """
     made, value = store.predictions.c, shadow_values.c
+    by_champion = sa.true() if champion is None else made.model_version == champion
     query = (
         sa.select(
             *(labels.c.actual_value, made.prediction, made.low, made.high, value.value, value.low, value.high),
@@ -148,7 +152,7 @@ def compared(store: Store, shadow: Shadow, champion: str, limit: int) -> list[Co
         .select_from(shadow_values)
         .join(store.predictions, made.id == value.id)
         .join(labels, labels.c.prediction_id == made.prediction_id)
-        .where(*_of(shadow), made.model_version == champion, labels.c.revocation.is_(None))
+        .where(*_of(shadow), by_champion, labels.c.revocation.is_(None))
         .order_by(labels.c.id.desc())
         .limit(limit)
     )

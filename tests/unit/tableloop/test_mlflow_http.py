@@ -1,4 +1,4 @@
-"""Whether a server can be the registry, as the start asks it."""
+"""What is asked of an MLflow server: whether it can be the registry, and what it knows of versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tableloop.credentials import basic
-from tableloop.mlflow_http import UnusableServerError, check_server
+from tableloop.mlflow_http import UnusableServerError, check_server, find_aliases, run_metrics, search_versions
 
 LOGIN = basic("secret", "me")
 Answers = dict[str, tuple[int, object]]
@@ -86,3 +86,33 @@ def test_a_server_that_wants_a_login_names_the_variables(serve: Callable[..., st
 def test_no_server_is_no_answer() -> None:
     with pytest.raises(OSError, match="refused"):
         check_server("http://127.0.0.1:9", "prices")
+
+
+def test_versions_of_other_models_with_names_that_are_alike_are_passed_over(serve: Callable[..., str]) -> None:
+    ours, other = {"name": "it's", "version": "1"}, {"name": "it_s", "version": "2"}
+    pages: Answers = {
+        "page_token=more": (200, {"model_versions": [ours]}),
+        "filter=name+LIKE+%27it_s%27": (200, {"model_versions": [other], "next_page_token": "more"}),
+        "filter=name+%3D+%27it_s%27": (200, {"model_versions": [other]}),
+    }
+    address = serve(pages)
+    assert search_versions(address, "it's", 5) == [ours]
+    assert search_versions(address, "it_s", 5) == [other]
+
+
+def test_a_search_that_never_ends_is_ended(serve: Callable[..., str]) -> None:
+    endless = {"model_versions": [], "next_page_token": "more"}
+    assert search_versions(serve({"search": (200, endless)}), "prices", 5) == []
+
+
+def test_without_the_model_or_the_run_there_is_nothing(serve: Callable[..., str]) -> None:
+    address = serve({"registered-models/get": NONE, "runs/get": NONE, "search": (200, {})})
+    assert find_aliases(address, "prices") == {}
+    assert run_metrics(address, "run") == {}
+    assert search_versions(address, "prices", 5) == []
+
+
+def test_a_version_may_have_several_aliases(serve: Callable[..., str]) -> None:
+    aliases = [{"alias": "Production", "version": "2"}, {"alias": "Best", "version": 2}]
+    address = serve({"registered-models/get": (200, {"registered_model": {"aliases": aliases}})})
+    assert find_aliases(address, "prices") == {"2": ["Production", "Best"]}
