@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from threading import Lock
+from typing import NamedTuple
 
 from fastapi import HTTPException
 from prometheus_client import CollectorRegistry, Counter
@@ -21,7 +22,30 @@ from tableloop.state.errors import StoreError
 from tableloop.state.prediction_rows import Labelled, Sent
 
 LIVE_WINDOW = 500  # labelled predictions of a version: live errors are computed from this many of the newest
-VERSIONS = 5  # that have live errors: those labelled last
+VERSIONS = 20  # that have live errors: those labelled last
+MEASURED = 5  # of them that have metrics
+
+
+class Live(NamedTuple):
+    """Errors of a version on its newest labels, and the share of them inside their intervals."""
+
+    rmse: float
+    mae: float
+    coverage: float
+    labels: int
+
+    @classmethod
+    def of(cls, errors: Sequence[tuple[float, bool]]) -> Live | None:
+        """Return them of errors, each with whether its interval held the value; None without any."""
+        count = len(errors)
+        if not count:
+            return None
+        return cls(
+            rmse=math.sqrt(sum(error**2 for error, _ in errors) / count),
+            mae=sum(abs(error) for error, _ in errors) / count,
+            coverage=sum(inside for _, inside in errors) / count,
+            labels=count,
+        )
 
 
 class FeedbackKeeper:
@@ -134,16 +158,17 @@ class LiveErrors(Collector):
         if len(self._errors) > VERSIONS:
             del self._errors[next(iter(self._errors))]
 
+    def by_version(self) -> dict[str, Live]:
+        """Return the live errors of each version that has labels, the one labelled last at the end."""
+        return {version: live for version, errors in self._read().items() if (live := Live.of(errors))}
+
     def rmse(self, model_version: str) -> tuple[float | None, int]:
         """Return the live RMSE of a version, None without labels, and the number of labels it is computed from."""
-        errors = self._read().get(model_version)
-        if not errors:
-            return None, 0
-        return math.sqrt(sum(error**2 for error, _ in errors) / len(errors)), len(errors)
+        live = self.by_version().get(model_version)
+        return (live.rmse, live.labels) if live else (None, 0)
 
     def collect(self) -> Iterable[Metric]:
         """Return the gauges; without samples while there are no labels."""
-        read = self._read()
         newest = f"of the newest {LIVE_WINDOW} labelled predictions of a version"
         gauges = {
             "live_rmse": f"Root mean square error {newest}, in {TARGET.unit_words}",
@@ -152,12 +177,11 @@ class LiveErrors(Collector):
             "live_labels": f"Number of labels that live_rmse is computed from, at most {LIVE_WINDOW}",
         }
         families = {name: GaugeMetricFamily(name, text, labels=["model_version"]) for name, text in gauges.items()}
-        for version, errors in read.items():
-            count = len(errors)
-            families["live_rmse"].add_metric([version], math.sqrt(sum(error**2 for error, _ in errors) / count))
-            families["live_mae"].add_metric([version], sum(abs(error) for error, _ in errors) / count)
-            families["live_interval_coverage"].add_metric([version], sum(inside for _, inside in errors) / count)
-            families["live_labels"].add_metric([version], count)
+        for version, live in list(self.by_version().items())[-MEASURED:]:
+            families["live_rmse"].add_metric([version], live.rmse)
+            families["live_mae"].add_metric([version], live.mae)
+            families["live_interval_coverage"].add_metric([version], live.coverage)
+            families["live_labels"].add_metric([version], live.labels)
         yield from families.values()
 
 
