@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from app import openapi
+from app.accepted import accepted
 from app.deps import AppParts
 from app.drift_metrics import NO_REPORT, read_report
 from app.schemas import DriftReport
@@ -15,6 +16,7 @@ from tableloop.drift.report import as_html, as_text
 
 _HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 Format = Literal["json", "text", "html"]
+_FORMS: dict[str, Format] = {"application/json": "json", "text/html": "html", "text/plain": "text"}
 _RESPONSES: openapi.Responses = {
     200: {
         "model": DriftReport,
@@ -60,14 +62,7 @@ def drift(
     The monitor checks recent requests every `DRIFT_INTERVAL_SECONDS`. This call only reads its report.
     """
     report = read_report(parts.store, parts.layout)
-    wanted = format or _accepted(request.headers.get("accept", ""))
+    wanted = format or accepted(request.headers.get("accept", ""), _FORMS, "json")
     if wanted == "html":
         return HTMLResponse(as_html(report), headers=_HEADERS)
     return PlainTextResponse(as_text(report)) if wanted == "text" else JSONResponse(report)
-
-
-def _accepted(accept: str) -> Format:
-    """Return the first known format in the header; browsers name HTML first."""
-    kinds: dict[str, Format] = {"application/json": "json", "text/html": "html", "text/plain": "text"}
-    names = (part.partition(";")[0].strip().lower() for part in accept.split(","))
-    return next((kinds[name] for name in names if name in kinds), "json")
