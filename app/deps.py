@@ -15,6 +15,7 @@ from app.predictor import Predictor
 from app.processes import Processes
 from app.rates import Rates
 from app.uploads import Uploads
+from app.version_history import VersionHistory
 from tableloop.settings import Settings
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
@@ -34,6 +35,7 @@ class Parts:
     access: Access
     uploads: Uploads
     explanations: Explanations
+    versions: VersionHistory
     processes: Processes
 
 

@@ -42,9 +42,10 @@ from app.prediction_writer import PredictionLog
 from app.predictor import Predictor
 from app.processes import Processes
 from app.rates import Rates
-from app.routes import drift, explain, feedback, page, predictions, retrainings, system
+from app.routes import drift, explain, feedback, page, predictions, retrainings, system, versions
 from app.schemas import TABLE
 from app.uploads import Uploads
+from app.version_history import VersionHistory
 from tableloop.api_keys import KeysError
 from tableloop.host_names import HostNames, with_port
 from tableloop.listener import listen
@@ -73,17 +74,19 @@ def create_app(settings: Settings, processes: Processes | None = None) -> FastAP
     log = PredictionLog(store, settings.log_retention_days, turn) if settings.prediction_log else None
     keeper = _keeper(settings, layout, store)
     metrics = PredictionMetrics(registry, counters, processes)
+    labels = FeedbackKeeper(log, registry, counters)
     parts = Parts(
         settings=settings,
         layout=layout,
         store=store,
         registry=registry,
         predictor=Predictor(keeper, log, metrics),
-        feedback=FeedbackKeeper(log, registry, counters),
+        feedback=labels,
         rates=Rates(metrics.total),
         access=Access(settings),
         uploads=Uploads(processes),
         explanations=Explanations(processes),
+        versions=VersionHistory(settings, store, keeper, labels.live_errors),
         processes=processes,
     )
     for collector in (
@@ -125,7 +128,7 @@ def create_app(settings: Settings, processes: Processes | None = None) -> FastAP
         # 10 % of requests/s.
         routes=[
             route
-            for group in (predictions, explain, feedback, drift, retrainings, system, page)
+            for group in (predictions, explain, feedback, drift, retrainings, versions, system, page)
             for route in group.router.routes
         ],
     )

@@ -356,6 +356,110 @@ class ModelCard(BaseModel):
     error_by_region: list[GroupError] = about("By region of the table; empty for a table without any", default=[])
 
 
+class LiveScores(BaseModel):
+    """Errors of a version on labels of requests: at most 500, the newest."""
+
+    rmse: float = about(f"Their RMSE, in {TARGET.unit_words}", 0.362)
+    coverage: Share = about("Share of true values inside their intervals", 0.91)
+    labels: Count = about("Number of labels", 312)
+
+
+class ShadowTime(BaseModel):
+    """A time in the shadow: the version scored what another one answered."""
+
+    began_at: Time = about("When it went into the shadow, UTC", "2026-11-23T08:35:00+00:00")
+    ended_at: Time | None = about("When it left the shadow, UTC; null while it is in it", "2026-11-25T10:12:00+00:00")
+    outcome: str | None = about("`promoted`, `rejected` or `withdrawn`; null while it is in it", "promoted")
+    reason: str = about("Why it left the shadow", "it is no worse on 120 labels of requests")
+    problem: str = about("Why it could not score when it last tried; empty when it could", "")
+    scored: Count = about("Number of its values for requests that are kept", 1204)
+    live: LiveScores | None = about("Its errors on labelled requests; null without any", default=None)
+    answered: LiveScores | None = about(
+        "Errors of the answers to the same requests, of the version that served then", default=None
+    )
+
+
+class GateWords(BaseModel):
+    """What the gate said of a version, and on what figures, as the tags of the version in the registry say."""
+
+    gate: str = about("`promoted`, `waiting` or `rejected`", "promoted")
+    reason: str = about("Why", "test RMSE 0.3671 against 0.3834 of version 1 on the same rows; at most 0.3911 passes")
+    decided_by: str | None = about("`labels`, `test rows` or `shadow`; null where it needed neither", "test rows")
+    champion_version: str | None = about("Version that served then; null for the first one", "1")
+    test_rmse: float | None = about(f"Its RMSE on the test rows, in {TARGET.unit_words}", 0.367)
+    champion_test_rmse: float | None = about("That of the version that served, on the same rows", 0.383)
+    labels: Count = about("Number of labels that decided", 0)
+    label_rmse: float | None = about(f"Its RMSE on these labels, in {TARGET.unit_words}", None, 0.41)
+    champion_label_rmse: float | None = about("That of the version that served, on the same labels", None, 0.45)
+    share_no_worse: Share | None = about("Share of samples of the labels in which it is no worse", None, 0.98)
+    forced: str | None = about("Who overruled the gate, and why; null where nobody did", None)
+    promoted_by: str | None = about("Who promoted the version by hand, and why; null where nobody did", None)
+
+
+class ServingEvent(BaseModel):
+    """Something that happened to the alias, or to the service because of it."""
+
+    at: Time = about("When, UTC", "2026-11-23T08:35:00+00:00")
+    event: str = about(
+        "`promoted` or `rolled back`: the alias was given to the version; `serves`: a service answers by it; "
+        "`refused`: it could not be loaded",
+        "promoted",
+    )
+    detail: str = about("Who did it, where a person did, and why", "by anna: the market has turned")
+
+
+class RegisteredVersion(BaseModel):
+    """One version of the model: what it was made from, how it scored then, and what came of it since."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    version: str = about("Its number", "2")
+    serves: bool = about("Whether this service answers by it", True)
+    aliases: list[str] = about("Its aliases in the registry", ["Production"])
+    family: str | None = about("Name of the candidate in params.yaml", "spatial")
+    run_id: str | None = about("Its run on the MLflow server", "113a12a0766f46b387247fb3ed2fc4c8")
+    link: str | None = about(
+        "Its page in MLflow; null where no watchdog says where that is",
+        "http://localhost:5002/#/models/HousePriceModel/versions/2",
+    )
+    registered_at: Time | None = about("When it was registered, UTC", "2026-11-23T08:32:33+00:00")
+    data_md5: str | None = about(
+        "MD5 of the raw data that it was trained on, as DVC computes it", "9a2b8172906a0ab9676a81f01a908368"
+    )
+    label_batches: Count = about("Number of batches of labels that it was trained with", 2)
+    revocations: Count = about("Number of revocations of labels that were heeded", 0)
+    trained_until: Time | None = about(
+        "When the newest labelled prediction that it was trained on was asked for, UTC; null without labels",
+        "2026-11-23T08:30:00+00:00",
+    )
+    scores: dict[str, float] = about(
+        f"Errors when it was trained, in {TARGET.unit_words}, and R²; `custom_`: on the validation rows, `test_`: on "
+        "the test rows",
+        {"custom_rmse": 0.383654, "test_rmse": 0.367061, "test_r2": 0.897369},
+    )
+    live: LiveScores | None = about("Errors of its answers; null without labels", default=None)
+    shadow: list[ShadowTime] = about("Its times in the shadow, the newest first", default=[])
+    gate: GateWords | None = about("What the gate said of it; null where the registry has no word", default=None)
+    rolled_back: str | None = about("Why it was rolled back; null where it was not", None)
+    rejected: str | None = about("Who or what rejected it for good, and why; null where it was not", None)
+    history: list[ServingEvent] = about("What became of it, the newest 20 events, the newest first", default=[])
+    git_commit: str | None = about("Commit of the code that trained it, where that was known", None)
+    code_digest: str | None = about(
+        "Digest of the code and parameters that it was trained with", "56ec6bdbed10c4c9dd08fd17489e7ddc"
+    )
+
+
+class Versions(BaseModel):
+    """The newest versions of the model, the newest first."""
+
+    name: str = about("Name of the registered model", "HousePriceModel")
+    alias: str = about("Alias of the version that is to serve", "Production")
+    serves: str | None = about("Version that this service answers by; null without a model", "2")
+    asked_at: Time = about("When registry and store were asked, UTC", "2026-11-23T08:35:00+00:00")
+    problem: str | None = about("What is missing because the registry does not answer; null when it does", None)
+    versions: list[RegisteredVersion] = about("At most 20")
+
+
 class ExplainPrediction(BaseModel):
     """An earlier prediction to explain."""
 

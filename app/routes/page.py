@@ -28,7 +28,7 @@ WEB: Final = Path(__file__).parent.parent / "web"
 RETRAININGS: Final = 5
 # The page loads, runs and asks only its own files; browsers check each time whether a file has changed.
 _HEADERS: Final = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-_PAGE_HEADERS: Final = {
+PAGE_HEADERS: Final = {
     **_HEADERS,
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -108,7 +108,7 @@ def _page() -> str:
 @router.get("/")
 async def front_page() -> HTMLResponse:
     """Answer with the page, in the words of the table."""
-    return HTMLResponse(_page(), headers=_PAGE_HEADERS)
+    return HTMLResponse(_page(), headers=PAGE_HEADERS)
 
 
 @router.get("/overview")

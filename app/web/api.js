@@ -56,3 +56,10 @@ export function problemOf(status, text) {
   }
   return new Problem(lines[0] ?? `The service answered ${status}.`, fields, lines);
 }
+
+/** Return an address for this browser: a host without a dot is on the machine that this page is from. */
+export function reachable(address) {
+  const url = new URL(address);
+  if (!url.hostname.includes(".") || url.hostname === "127.0.0.1") url.hostname = location.hostname;
+  return url.href;
+}

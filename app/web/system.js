@@ -1,6 +1,6 @@
 // The state of the system: asked every few seconds while the page is visible, shown in words and not only in colour.
 
-import { ask } from "./api.js";
+import { ask, reachable } from "./api.js";
 import { ago, amount, announce, byId, change, count, element, percent, precise, sentence, setText } from "./text.js";
 
 const EVERY = 3000; // milliseconds
@@ -134,16 +134,10 @@ function setPulse(state, text) {
   setText("pulse", text);
 }
 
-/**
- * Return the address of a service for this browser, null of one that has no pages. A host without a dot is on the
- * machine that this page is from.
- */
+/** Return the address of a service for this browser, null of one that has no pages. */
 function addressOf({ name, address }) {
   if (name === "api") return "docs";
-  if (!address) return null;
-  const url = new URL(address);
-  if (!url.hostname.includes(".") || url.hostname === "127.0.0.1") url.hostname = location.hostname;
-  return url.href;
+  return address ? reachable(address) : null;
 }
 
 function showModel({ model, services, now }) {

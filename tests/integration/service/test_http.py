@@ -19,7 +19,21 @@ JSON = {"content-type": "application/json"}
 ROW = json.dumps(EXAMPLE).encode()
 FILE = "\n".join([",".join(EXAMPLE), ",".join(map(str, EXAMPLE.values())), ""]).encode()
 OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
-PAGES = ("/", "/docs", "/redoc", "/openapi.json", "/health", "/ready", "/model", "/retrainings", "/metrics")
+PAGES = (
+    *(
+        "/",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/health",
+        "/ready",
+        "/model",
+        "/retrainings",
+        "/versions",
+        "/metrics",
+    ),
+    "/versions?format=html",
+)
 
 
 @pytest.fixture

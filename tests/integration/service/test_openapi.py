@@ -58,7 +58,7 @@ def test_schemathesis_finds_nothing(service: Service, tmp_path: Path) -> None:
     environment = clean_environment(SCHEMATHESIS_HOOKS="tests.integration.service.schemathesis_files")
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search(r"Operations: +10 selected / 10 total", run.stdout), run.stdout
+    assert re.search(r"Operations: +11 selected / 11 total", run.stdout), run.stdout
     assert int(re.findall(r"(\d+) generated", run.stdout)[-1]) > 200
 
 
@@ -112,6 +112,9 @@ def test_a_client_made_from_the_description_works(service: Service, client_packa
         assert part("api.system.ready").sync(client=to).status == "ready"
         assert part("api.system.health").sync(client=to).services["mlflow"].state == "up"
         assert isinstance(part("api.drift.drift").sync(client=to), models.DriftReport)
+        versions = part("api.system.versions").sync(client=to)
+        assert isinstance(versions, models.Versions)
+        assert card.version in [version.version for version in versions.versions]
         house.latitude = 91
         wrong = part("api.predictions.predict").sync(client=to, body=house)
         assert wrong.detail[0].loc == ["body", "Latitude"]
@@ -182,6 +185,7 @@ PROVOKED: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/drift", "404"): lambda service: service.get("/drift"),
     ("/drift", "422"): lambda service: service.get("/drift?format=pdf"),
     ("/retrainings", "422"): lambda service: service.get("/retrainings?limit=0"),
+    ("/versions", "422"): lambda service: service.get("/versions?limit=21"),
 }
 WITHOUT_A_MODEL: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("/predict", "503"): _post("/predict", json=EXAMPLE),
@@ -191,7 +195,10 @@ WITHOUT_A_MODEL: dict[tuple[str, str], Callable[[Service], Any]] = {
 }
 # What another test provokes: a crash, too many explanations, a log that is behind and a store that cannot be read in
 # tests/unit/app; both kinds of a batch's problems are in one example, test_files.py has the one of a file.
-ELSEWHERE = {("/explain", "503"), ("/feedback", "503"), ("/retrainings", "503"), ("/predict/batch", "422")}
+ELSEWHERE = {
+    *(("/explain", "503"), ("/feedback", "503"), ("/retrainings", "503"), ("/versions", "503")),
+    ("/predict/batch", "422"),
+}
 
 
 def _examples(spec: Spec) -> dict[tuple[str, str], Any]:
