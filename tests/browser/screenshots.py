@@ -1,4 +1,4 @@
-"""Pictures of the front page of the running appliance: ``make screenshots`` writes docs/screenshots/*.png.
+"""Pictures of the pages of the running appliance: ``make screenshots`` writes docs/screenshots/*.png.
 
 With another `TABLE` than the shipped one its name comes before those of the pictures.
 """
@@ -37,6 +37,20 @@ def take(chromium: Browser, address: str, options: dict[str, Any]) -> Image.Imag
     expect(page.locator("#preview")).to_be_visible()
     picture = Image.open(io.BytesIO(_screenshot(page)))
     page.close()
+    return _small(picture)
+
+
+def take_versions(chromium: Browser, address: str) -> Image.Image:
+    """Return a picture of the page of versions."""
+    page = chromium.new_page(**SHAPES["light"])
+    page.goto(f"{address}versions")
+    expect(page.locator("#heads th").first).to_contain_text("Version")
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+    page.close()
+    return _small(picture)
+
+
+def _small(picture: Image.Image) -> Image.Image:
     # a third of the size, and the same to the eye: no colour is off by more than 16 of 255
     return picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
 
@@ -56,10 +70,12 @@ def main() -> None:
     prefix = "" if settings.table == SHIPPED else f"{settings.table.name}-"
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     with browser() as chromium:
-        for name, options in SHAPES.items():
-            file = DIRECTORY / f"{prefix}{name}.png"
-            take(chromium, address, options).save(file, optimize=True)
-            sys.stdout.write(f"{file}: {file.stat().st_size / 1000:.0f} kB\n")
+        pictures = {name: take(chromium, address, options) for name, options in SHAPES.items()}
+        pictures["versions"] = take_versions(chromium, address)
+    for name, picture in pictures.items():
+        file = DIRECTORY / f"{prefix}{name}.png"
+        picture.save(file, optimize=True)
+        sys.stdout.write(f"{file}: {file.stat().st_size / 1000:.0f} kB\n")
 
 
 if __name__ == "__main__":

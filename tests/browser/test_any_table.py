@@ -257,6 +257,18 @@ def test_axe_finds_no_fault_of_accessibility(open_page: OpenPage, options: dict[
     assert [(fault["id"], fault["impact"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
 
 
+def test_versions_are_shown_in_the_unit_of_the_table(page: FrontPage, service: Service) -> None:
+    with page.page.expect_response(re.compile("/predict$")) as answered:
+        page("#form button[type=submit]").click()
+    made = answered.value.json()
+    label = {"prediction_id": made["prediction_id"], "actual_value": made["predicted_hires"] + 12}
+    assert service.client.post("/feedback", json=label).status_code == 201
+    page.page.get_by_role("link", name="All versions side by side").click()
+    live = page("#rows tr").filter(has_text="Live error")
+    expect(live).to_contain_text("12 bicycles")
+    expect(live).to_contain_text("RMSE 12.000 from 1 label")
+
+
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(open_page: OpenPage) -> None:
     page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     expect(page("#suggestions button")).to_have_count(3)

@@ -77,6 +77,12 @@ def test_the_page_asks_and_links_under_the_prefix(chromium: Browser, address: st
     with page.expect_response(lambda answer: answer.url == f"{address}predict"):
         page.locator("#form button[type=submit]").click()
     expect(page.locator("#price")).to_contain_text("$")
+    page.goto(address)
+    page.get_by_role("link", name="All versions side by side").click()
+    page.wait_for_url(f"{address}versions")
+    expect(page.locator("#heads th").first).to_contain_text("Version dummy")
+    page.get_by_role("link", name="Back to").click()
+    page.wait_for_url(address)
     page.goto(f"{address}docs")
     expect(page.locator(".opblock").first).to_be_visible()
     assert failed == []
