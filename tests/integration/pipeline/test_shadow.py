@@ -92,7 +92,7 @@ def test_a_worse_version_is_rejected_by_labels(waiting: Project) -> None:
     answer(waiting, 0.1, 81)
     code, output = check(waiting)
     assert code == LEFT, output
-    assert "version 2 is rejected: in the shadow, RMSE 0." in output
+    assert "version 2 is rejected: RMSE 0." in output
     assert "of version 1 on 81 labels of requests" in output
     (over,) = shadows.history(waiting.store, waiting.model, 5)
     assert (over.version, over.outcome) == ("2", "rejected")
@@ -107,7 +107,7 @@ def test_a_better_version_is_promoted_by_labels(waiting: Project) -> None:
     answer(waiting, 2.0)
     code, output = check(waiting)
     assert code == LEFT, output
-    assert "version 2 serves instead of 1: in the shadow, RMSE 0." in output
+    assert "version 2 serves instead of 1: RMSE 0." in output
     version = client_of(waiting).get_model_version(waiting.model, "2")
     assert version.aliases == ["Production"]
     assert version.tags["gate_decided_by"] == "shadow"
