@@ -253,8 +253,8 @@ def judge_shadow(held: Held, champion_version: str, looks: int, tolerance: float
     ours_rmse, theirs_rmse = float(np.sqrt(ours.mean())), float(np.sqrt(theirs.mean()))
     reason = (
         f"RMSE {error_figure(ours_rmse, 4)} against {error_figure(theirs_rmse, 4)} of version {champion_version} on "
-        f"{len(ours):,} labels of requests, scored in the shadow; no worse in {share:.1%} of {RESAMPLES:,} samples of "
-        f"them, at least {needed:.2%} promotes, at most {1 - needed:.2%} rejects{_senders(held.senders)}"
+        f"{len(ours):,} labels of requests, scored in the shadow; no worse in {share:.1%} of {RESAMPLES:,} samples "
+        f"of them, at least {needed:.2%} promotes, at most {1 - needed:.2%} rejects{_senders(held.senders)}"
     )
     gate = "promoted" if share >= needed else "rejected" if share <= 1.0 - needed else "waiting"
     return Decision(
