@@ -6,21 +6,23 @@ import { ago, amount, byId, count, element, percent, precise, sentence, setText,
 const LONG = 170; // characters of a reason: of a longer one the beginning is shown until somebody opens it
 const SHOWN = 130;
 
-// Title, what is shown of a version, and whether the row is left out when no version has anything to show.
+// Title, what is shown of a version, and what is said where there is nothing to show. A row of "no" or "never" alone
+// is left out.
 const ROWS = [
   ["Registered", ({ registered_at: at }, now) => at && [time(at, now)]],
   ["Family", ({ family }) => family && [family]],
   ["Trained on", trainedOn],
   ["Test error", testError],
-  ["Live error", ({ live }) => live && error(live.rmse, `from ${labels(live.labels)}`)],
-  ["In range", ({ live }) => live && [percent(live.coverage), note(`of ${labels(live.labels)}`)]],
-  ["In the shadow", ({ shadow }, now) => shadow.length && [list(shadow.map((one) => inShadow(one, now)))], true],
+  ["Live error", ({ live }) => live && error(live.rmse, `from ${labels(live.labels)}`), "no labels"],
+  ["In range", ({ live }) => live && [percent(live.coverage), note(`of ${labels(live.labels)}`)], "no labels"],
+  ["In the shadow", ({ shadow }, now) => shadow.length && [list(shadow.map((one) => inShadow(one, now)))], "never"],
   ["The gate", theGate],
-  ["Taken back", takenBack, true],
-  ["History", whatHappened],
+  ["Taken back", takenBack, "no"],
+  ["History", whatHappened, "nothing yet"],
   ["Run", ({ run_id: run }) => run && [code(run, 8)]],
   ["Code", madeBy],
 ];
+const LEFT_OUT = ["no", "never"];
 
 async function show() {
   const asked = new URLSearchParams(location.search);
@@ -37,16 +39,16 @@ async function show() {
   byId("none").hidden = versions.length > 0;
   byId("compared").hidden = !versions.length;
   byId("heads").replaceChildren(byId("heads").firstElementChild, ...versions.map((version) => head(version, found)));
-  const rows = ROWS.map(([title, write, optional]) => [title, versions.map((one) => write(one, now)), optional]);
+  const rows = ROWS.map(([title, write, none = "not known"]) => [title, versions.map((one) => write(one, now)), none]);
   byId("rows").replaceChildren(
     ...rows
-      .filter(([, cells, optional]) => !optional || cells.some(Boolean))
-      .map(([title, cells]) =>
+      .filter(([, cells, none]) => !LEFT_OUT.includes(none) || cells.some(Boolean))
+      .map(([title, cells, none]) =>
         element(
           "tr",
           {},
           element("th", { scope: "row", textContent: title }),
-          ...cells.map((parts) => element("td", {}, ...(parts || [soft("not known")]))),
+          ...cells.map((parts) => element("td", {}, ...(parts || [soft(none)]))),
         ),
       ),
   );
@@ -81,12 +83,8 @@ function testError({ scores }) {
 }
 
 function inShadow({ began_at: began, ended_at: ended, outcome, reason, problem, scored, live, answered }, now) {
-  const parts = [
-    ended
-      ? element("p", {}, bold(outcome), " ", time(ended, now))
-      : element("p", {}, bold("in it now"), ", since ", time(began, now)),
-  ];
-  if (ended) parts.push(note("since ", moment(began)));
+  const parts = [ended ? element("p", {}, bold(outcome), " ", time(ended, now)) : bold("in it now")];
+  parts.push(note(ended ? "in it since " : "since ", moment(began)));
   if (live && answered)
     parts.push(
       element("p", {}, bold(amount(live.rmse)), ` against ${amount(answered.rmse)} of what was answered`),

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from monitoring.health import ask
 from tests.browser.conftest import FrontPage, OpenPage
 from tests.browser.test_page import DARK_PHONE, dollars
-from tests.integration.conftest import Appliance
+from tests.integration.conftest import Appliance, wait_until
 
 MARKUP = "<img src=x onerror=alert(1)><b>bold</b>"
 LONG = (
@@ -141,6 +141,9 @@ def test_versions_are_compared_column_by_column(page: FrontPage) -> None:
         "not known",
     ]
     assert "the table and 2 batches of labels" in cell(page, "Trained on", 1)
+    assert "in it now" in cell(page, "In the shadow", 1)
+    assert cell(page, "In the shadow", 2) == "never"
+    assert cell(page, "Live error", 1) == "no labels"
     assert "$34,000 against $37,000 of what was answered" in cell(page, "In the shadow", 1)
     assert "91 % and 88 % in range, on the same 120 labels" in cell(page, "In the shadow", 1)
     assert "1,204 requests scored" in cell(page, "In the shadow", 1)
@@ -196,11 +199,11 @@ def test_axe_finds_no_fault_in_versions(open_page: OpenPage, options: dict[str, 
 def test_a_wide_table_scrolls_in_its_box_by_keyboard_and_keeps_its_titles(open_page: OpenPage) -> None:
     page = open_page(**DARK_PHONE)
     open_versions(page, FOUND)
-    box = page.page.get_by_role("region", name="Versions of HousePriceModel").last
+    box = page.page.get_by_role("region", name="Versions of HousePriceModel")
     before = page("#rows th").first.bounding_box()
     box.focus()
     expect(box).to_be_focused()
     for _ in range(5):
         page.page.keyboard.press("ArrowRight")
-    page.page.wait_for_function("document.getElementById('compared').scrollLeft > 50")
+    wait_until(lambda: box.evaluate("box => box.scrollLeft") > 50, 10, "the table to scroll")
     assert page("#rows th").first.bounding_box() == before
