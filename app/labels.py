@@ -164,7 +164,7 @@ class LiveErrors(Collector):
 
     def rmse(self, model_version: str) -> tuple[float | None, int]:
         """Return the live RMSE of a version, None without labels, and the number of labels it is computed from."""
-        live = self.by_version().get(model_version)
+        live = Live.of(self._read().get(model_version, []))
         return (live.rmse, live.labels) if live else (None, 0)
 
     def collect(self) -> Iterable[Metric]:
@@ -177,7 +177,9 @@ class LiveErrors(Collector):
             "live_labels": f"Number of labels that live_rmse is computed from, at most {LIVE_WINDOW}",
         }
         families = {name: GaugeMetricFamily(name, text, labels=["model_version"]) for name, text in gauges.items()}
-        for version, live in list(self.by_version().items())[-MEASURED:]:
+        for version, errors in list(self._read().items())[-MEASURED:]:
+            live = Live.of(errors)
+            assert live is not None  # a version is there because of a label
             families["live_rmse"].add_metric([version], live.rmse)
             families["live_mae"].add_metric([version], live.mae)
             families["live_interval_coverage"].add_metric([version], live.coverage)

@@ -126,7 +126,7 @@ function takenBack({ rolled_back: rolled, rejected }) {
 function whatHappened({ history: events, gate }, now) {
   if (!events.length) return null;
   const items = events.map(({ at, event, detail }) => [
-    element("p", {}, bold(event), " ", time(at, now)),
+    element("p", {}, bold(event === "rolled back" ? "rolled back to" : event), " ", time(at, now)),
     ...(detail && detail !== gate?.reason ? words(detail) : []), // not again what stands above
   ]);
   return [list(items)];
