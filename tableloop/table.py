@@ -35,10 +35,11 @@ _NEITHER = {
     "date": "no date like 2013-05-06",
     "datetime": "no moment like 2013-05-06T14:30:00",
 }
-# Columns that a column of the table would be taken for: of the store and of answers, and of batches of labels.
+# Columns that a column of the table would be taken for: of the store and of answers, batches of labels, exports.
 _STORED = ("id", "prediction_id", "request_id", "requested_at", "model_version", "prediction", "low", "high")
 _OF_LABELS = ("actual_value", "predicted_at", "received_at", "sender", "batch", "part")
-RESERVED = frozenset((*_STORED, *_OF_LABELS))
+_OF_EXPORTS = ("shadow_version", "shadow_prediction", "shadow_low", "shadow_high")
+RESERVED = frozenset((*_STORED, *_OF_LABELS, *_OF_EXPORTS))
 
 
 class TableError(ValueError):

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from tableloop.object_storage import ObjectStorage
+from tableloop.state import shadows
 from tableloop.state.database import EXPORTED_AT_ONCE, Store
 from tableloop.state.layout import Layout
 from tableloop.state.prediction_rows import Sent, row
@@ -21,18 +22,24 @@ from tests.s3 import S3Server
 
 NAMES = load_table().feature_names
 ROWS = 2 * EXPORTED_AT_ONCE + 5
+SHADOWED = ROWS - 15  # from this one on
 BEGAN = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture(scope="module", params=["SQLite", "PostgreSQL"])
 def state(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The settings of a store with a prediction a second; every thousandth has a label, one of which is revoked."""
+    """The settings of a store with a prediction a second; every thousandth has a label, one of which is revoked.
+
+    A version in the shadow has scored each third of the last ones.
+    """
     directory = tmp_path_factory.mktemp("state")
     url = request.getfixturevalue("postgres").new_database() if request.param == "PostgreSQL" else ""
     store = Store(url or Layout(directory).database)
     rows = [row(f"p{n}", f"r{n}", BEGAN + n, "1", [float(n)] * len(NAMES), 2.0, 1.0, 3.0) for n in range(ROWS)]
     with closing(store.writer()) as writer:
-        writer.insert(rows)
+        writer.insert(rows[:SHADOWED])
+        shadow = shadows.begin(store, "Model", "2", "run")
+        writer.insert(rows[SHADOWED:])
         writer.insert_labels(
             [Sent(f"p{n}", n / 1000, sure=True) for n in range(0, ROWS, 1000)],
             "land registry",
@@ -40,6 +47,9 @@ def state(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         )
         writer.insert_labels([Sent("p1", 9.9)], "somebody", load_table())
     store.revoke_labels("me", "false", sender="somebody")
+    newest = store.newest_predictions(ROWS - SHADOWED)[::-1]
+    values = [shadows.Value(made.id, (made.requested_at - BEGAN) / 10, 1.5, 3.5) for made in newest[::3]]
+    shadows.add_values(store, shadow, values, newest[-1].id)
     return {"STATE_DIR": str(directory), "DATABASE_URL": url}
 
 
@@ -62,6 +72,26 @@ def test_parquet_has_every_prediction_with_its_label_and_its_types(state: dict[s
     assert list(frame[["actual_value", "sender"]].iloc[2000]) == [2.0, "land registry"]
     assert list(frame.index[frame["revoked"]]) == [1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet"]
+
+
+def test_what_a_version_in_the_shadow_said_is_beside_the_answer(state: dict[str, str], tmp_path: Path) -> None:
+    for name in ("all.parquet", "all.csv"):
+        done = export(state, str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    frame = pd.read_parquet(tmp_path / "all.parquet")
+    columns = ["prediction", "low", "high", "shadow_version", "shadow_prediction", "shadow_low", "shadow_high"]
+    first = list(frame.columns).index("prediction")
+    assert list(frame.columns[first : first + 7]) == columns
+    scored = frame.dropna(subset=["shadow_version"])
+    assert list(scored.index) == list(range(SHADOWED, ROWS, 3))
+    assert set(scored["shadow_version"]) == {"2"}
+    assert list(scored["shadow_prediction"]) == [n / 10 for n in scored.index]
+    assert set(scored["shadow_low"]) == {1.5}
+    assert set(scored["shadow_high"]) == {3.5}
+    assert frame.loc[: SHADOWED - 1, columns[3:]].isna().all().all()
+    text = pd.read_csv(tmp_path / "all.csv", dtype={"shadow_version": str})
+    assert text["shadow_version"].equals(frame["shadow_version"].astype(text["shadow_version"].dtype))
+    assert text["shadow_prediction"].equals(frame["shadow_prediction"])
 
 
 def test_from_and_to_choose_by_the_time_of_the_request(state: dict[str, str], tmp_path: Path) -> None:
