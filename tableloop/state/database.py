@@ -118,6 +118,9 @@ shadows = sa.Table(
     sa.Column("ended_at", sa.Float),
     sa.Column("outcome", sa.Text),
     sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("first_label", sa.BigInteger, nullable=False),
+    sa.Column("scored", sa.BigInteger, nullable=False, default=0),
+    sa.Column("last_label", sa.BigInteger),
 )
 shadow_values = sa.Table(
     "shadow_values",

@@ -6,6 +6,7 @@ features they are of; a label of such a prediction judges both.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -17,14 +18,17 @@ from tableloop.state.database import Store, labels, shadow_values, shadows
 
 ALIAS: Final = "Shadow"  # in the registry
 WITHDRAWN: Final = "withdrawn"  # somebody moved the alias; the other ends are the gate's words
+FORGOTTEN_AT_ONCE: Final = 1_000
+PAUSE_SECONDS: Final = 0.05  # for those who wait to write
 
 
 class Shadow(NamedTuple):
     """A version's time in the shadow; times in unix seconds.
 
-    It scores the predictions with ids after ``first``, and has come to ``scored_to``. ``looks`` at the evidence have
-    not decided; ``failures`` times in a row it could not score, the last time because of ``problem``. ``outcome`` is
-    "promoted", "rejected" or "withdrawn", None while it lasts.
+    It scores the predictions with ids after ``first``, has come to ``scored_to``, and has scored ``scored`` of them;
+    the labels that may judge it have ids after ``first_label``, up to ``last_label`` once it is over. ``looks`` at the evidence have not decided;
+    ``failures`` times in a row it could not score, the last time because of ``problem``. ``outcome`` is "promoted",
+    "rejected" or "withdrawn", None while it lasts.
     """
 
     id: int
@@ -40,6 +44,9 @@ class Shadow(NamedTuple):
     ended_at: float | None
     outcome: str | None
     reason: str
+    first_label: int = 0
+    scored: int = 0
+    last_label: int | None = None
 
 
 class Value(NamedTuple):
@@ -72,8 +79,10 @@ def begin(store: Store, model: str, version: str, run_id: str) -> Shadow:
             return found
         _end_all(connection, model, WITHDRAWN, f"version {version} took its place")
         newest = connection.scalar(sa.select(sa.func.max(store.predictions.c.id))) or 0
-        values = {"model": model, "version": version, "run_id": run_id, "first": newest, "scored_to": newest}
-        connection.execute(shadows.insert().values(began_at=time.time(), **values))
+        label = connection.scalar(sa.select(sa.func.max(labels.c.id))) or 0
+        where = {"first": newest, "scored_to": newest, "first_label": label}
+        values = {"model": model, "version": version, "run_id": run_id}
+        connection.execute(shadows.insert().values(began_at=time.time(), **values, **where))
         begun = _current(connection, model)
     assert begun is not None
     return begun
@@ -99,18 +108,22 @@ def history(store: Store, model: str, limit: int) -> list[Shadow]:
 
 
 def add_values(store: Store, shadow: Shadow, values: Sequence[Value], scored_to: int) -> None:
-    """Keep what it says of predictions, and that all up to an id have had their turn."""
+    """Keep what it says of predictions, and that all up to an id have had their turn; nothing once it has left."""
     now = time.time()
     rows = [{**value._asdict(), "version": shadow.version, "scored_at": now} for value in values]
+    numbers = [value.id for value in values]
     with store.writing() as connection:
+        found = connection.execute(sa.select(shadows).where(shadows.c.id == shadow.id)).first()
+        if found is None or (lasting := Shadow(*found)).ended_at is not None:
+            return
         known = set[int]()
-        if rows:  # what a killed look has written twice
+        if rows:  # two looks at once have the same ones
             ids = shadow_values.c.id
-            query = sa.select(ids).where(ids >= values[0].id, ids <= values[-1].id)
-            known = set(connection.scalars(query))
+            known = set(connection.scalars(sa.select(ids).where(ids.between(min(numbers), max(numbers)))))
         if fresh := [row for row in rows if row["id"] not in known]:
             connection.execute(shadow_values.insert(), fresh)
-        _set(connection, shadow, scored_to=scored_to)
+        progress = {"scored_to": max(lasting.scored_to, scored_to), "scored": lasting.scored + len(fresh)}
+        _set(connection, shadow, **progress)
 
 
 def note_attempt(store: Store, shadow: Shadow, problem: str) -> None:
@@ -132,32 +145,52 @@ def note_look(store: Store, shadow: Shadow) -> None:
 
 
 def forget_values(store: Store, before: float) -> None:
-    """Delete values that were made before a time (unix seconds)."""
-    with store.writing() as connection:
-        connection.execute(shadow_values.delete().where(shadow_values.c.scored_at < before))
+    """Delete values that were made before a time (unix seconds), a few at once: predictions are written meanwhile."""
+    value = shadow_values.c
+    some = sa.select(value.id).where(value.scored_at < before).limit(FORGOTTEN_AT_ONCE)
+    while True:
+        with store.writing() as connection:
+            if ids := connection.scalars(some).all():
+                connection.execute(shadow_values.delete().where(value.id.in_(ids)))
+        if len(ids) < FORGOTTEN_AT_ONCE:
+            return
+        time.sleep(PAUSE_SECONDS)
 
 
 def compared(store: Store, shadow: Shadow, champion: str | None, limit: int) -> list[Compared]:
     """Return labelled predictions of the version ``champion`` that it has scored, those labelled last first.
 
-    Those of every version that has answered meanwhile where ``champion`` is None.
+    Those of every version that has answered meanwhile where ``champion`` is None; of a time that is over, what was
+    labelled before its end.
     """
     made, value = store.predictions.c, shadow_values.c
     by_champion = sa.true() if champion is None else made.model_version == champion
+    during = labels.c.id > shadow.first_label
+    if shadow.last_label is not None:
+        during &= labels.c.id <= shadow.last_label
     query = (
         sa.select(
             *(labels.c.actual_value, made.prediction, made.low, made.high, value.value, value.low, value.high),
             sa.func.coalesce(labels.c.sender, NO_SENDER),
         )
-        .select_from(shadow_values)
-        .join(store.predictions, made.id == value.id)
-        .join(labels, labels.c.prediction_id == made.prediction_id)
-        .where(*_of(shadow), by_champion, labels.c.revocation.is_(None))
+        .select_from(labels)
+        .join(store.predictions, made.prediction_id == labels.c.prediction_id)
+        .join(shadow_values, value.id == made.id)
+        # Not by a range of its values, of which there are many more than labels: both databases would begin there.
+        .where(during, labels.c.revocation.is_(None))
+        .where(by_champion, value.version == shadow.version, made.id > shadow.first)
         .order_by(labels.c.id.desc())
         .limit(limit)
     )
     with store.reading() as connection:
         return [Compared(*row) for row in connection.execute(query)]
+
+
+def errors(labelled: Sequence[Compared]) -> tuple[float, float]:
+    """Return its RMSE, and that of the version that answered, on the same labels, of which there are some."""
+    own = sum((row.shadow - row.actual) ** 2 for row in labelled) / len(labelled)
+    other = sum((row.prediction - row.actual) ** 2 for row in labelled) / len(labelled)
+    return math.sqrt(own), math.sqrt(other)
 
 
 def newest_pairs(store: Store, shadow: Shadow, limit: int) -> list[tuple[float, float]]:
@@ -167,7 +200,7 @@ def newest_pairs(store: Store, shadow: Shadow, limit: int) -> list[tuple[float, 
         sa.select(made.prediction, value.value)
         .select_from(shadow_values)
         .join(store.predictions, made.id == value.id)
-        .where(*_of(shadow))
+        .where(value.id > shadow.first, value.version == shadow.version)
         .order_by(value.id.desc())
         .limit(limit)
     )
@@ -176,15 +209,9 @@ def newest_pairs(store: Store, shadow: Shadow, limit: int) -> list[tuple[float, 
 
 
 def count_values(store: Store, shadow: Shadow) -> int:
-    """Return how many predictions it has scored."""
+    """Return how many predictions it has scored by now."""
     with store.reading() as connection:
-        return int(connection.scalar(sa.select(sa.func.count()).where(*_of(shadow))) or 0)
-
-
-def _of(shadow: Shadow) -> tuple[sa.ColumnElement[bool], ...]:
-    """Return the conditions for its values; by their ids too, which a key leads to."""
-    value = shadow_values.c
-    return value.id > shadow.first, value.id <= shadow.scored_to, value.version == shadow.version
+        return int(connection.scalar(sa.select(shadows.c.scored).where(shadows.c.id == shadow.id)) or 0)
 
 
 def _current(connection: sa.Connection, model: str) -> Shadow | None:
@@ -195,7 +222,8 @@ def _current(connection: sa.Connection, model: str) -> Shadow | None:
 
 def _end_all(connection: sa.Connection, model: str, outcome: str, reason: str) -> None:
     lasting = (shadows.c.model == model) & shadows.c.ended_at.is_(None)
-    values = {"ended_at": time.time(), "outcome": outcome, "reason": reason}
+    newest = sa.select(sa.func.coalesce(sa.func.max(labels.c.id), 0)).scalar_subquery()
+    values = {"ended_at": time.time(), "outcome": outcome, "reason": reason, "last_label": newest}
     connection.execute(shadows.update().where(lasting).values(values))
 
 
