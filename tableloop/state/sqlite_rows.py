@@ -52,13 +52,16 @@ class SqliteWriter(RowWriter):
                 self._insert(part)
 
     def tidy(self, before: float | None) -> bool:
-        """Look at the next few predictions, each once; ids are in the order of time."""
+        """Look at the next few predictions, each once; ids are in the order of time.
+
+        The newest stays until there is a newer one, as SQLite would give its id again.
+        """
         if before is None:
             return False
         with _as_store_errors():
             end: int | None = self.connection.execute(
-                "SELECT max(id) FROM (SELECT id, requested_at FROM predictions WHERE id > ? ORDER BY id LIMIT ?)"
-                " WHERE requested_at < ?",
+                "SELECT max(id) FROM (SELECT id, requested_at FROM predictions WHERE id > ?"
+                " AND id < (SELECT max(id) FROM predictions) ORDER BY id LIMIT ?) WHERE requested_at < ?",
                 (self._looked_to, PRUNED_AT_ONCE, before),
             ).fetchone()[0]
             if end is None:
