@@ -1,9 +1,9 @@
 """Move the store from its SQLite file to PostgreSQL, in as many passes as are wanted.
 
 Each pass copies what is new, in transactions of bounded size: one that is killed is taken up by the next. Predictions
-are only ever added and removed, so that those after the last one copied are new; all other tables are small and are
-replaced where they differ. The table `migration` says which appliance is being moved, and what was newest when it was
-moved whole, so that no pass can undo what the target has stored since.
+and what a version in the shadow says of them are only ever added and removed, so that those after the last one copied
+are new; all other tables are small and are replaced where they differ. The table `migration` says which appliance is
+being moved, and what was newest when it was moved whole, so that no pass can undo what the target has stored since.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from tableloop.state.database import COMMON, VERSION, Store
+from tableloop.state.database import COMMON, VERSION, Store, shadow_values, shadows
 from tableloop.state.errors import StoreError
 from tableloop.state.postgres_connection import as_store_errors, connect
 from tableloop.state.postgres_rows import WEEK, PostgresWriter
@@ -37,7 +37,12 @@ SCHEMA: Final = "public"
 PREDICTIONS: Final = "predictions"
 VERSION_TABLE: Final = "schema_version"
 ROWS_AT_ONCE: Final = 100_000  # of a transaction
-_NUMBERED: Final = (PREDICTIONS, "feedback", "serving", "retrainings", "drift_reports")  # by whatever is stored
+_NUMBERED: Final = (  # by whatever is stored
+    *(PREDICTIONS, "feedback", "serving", "retrainings", "drift_reports"),
+    *(shadows.name, shadow_values.name),
+)
+# Large tables, with the column that tells two rows of one id apart: an id was given again after all had been deleted.
+_GROWING: Final = {PREDICTIONS: "requested_at", shadow_values.name: "scored_at"}
 _MARK: Final = """
 CREATE TABLE IF NOT EXISTS migration (
     id integer PRIMARY KEY CHECK (id = 1), source text NOT NULL, completed_at float8, newest text)"""
@@ -95,7 +100,8 @@ class StoreTransfer:
                     f"{store.place} holds the state of another appliance, that with the signing key {found[0]}: name "
                     "an empty database (createdb), or remove that state (dropdb)"
                 )
-            if found[1] is not None and json.loads(found[2]) != _newest(target):
+            then = dict.fromkeys(_NUMBERED) | json.loads(found[2] or "{}")  # of a former version's fewer tables
+            if found[1] is not None and then != _newest(target):
                 raise StoreError(
                     f"{store.place} has been in use since this state was moved there, and would lose what it has "
                     "stored since: set DATABASE_URL and go on there, or name an empty database"
@@ -110,8 +116,12 @@ class StoreTransfer:
         with snapshot(self._file) as source, connected(self._url) as target:
             _add_columns(source, target)
             tables = _tables(source, target)
-            moved = [self._copy_predictions(tables[0], source, target, retention_days)]
-            moved += [_replace(table, source, target) for table in tables[1:]]
+            moved = [
+                self._copy_new(table, source, target, retention_days)
+                if table.name in _GROWING
+                else _replace(table, source, target)
+                for table in tables
+            ]
             for table in tables:
                 table.set_sequences(target)
         return moved
@@ -127,27 +137,32 @@ class StoreTransfer:
             newest = json.dumps(_newest(target))
             target.execute("UPDATE migration SET completed_at = %s, newest = %s", (time.time(), newest))
 
-    def _copy_predictions(
+    def _copy_new(
         self, table: Table, source: sqlite3.Connection, target: psycopg.Connection, retention_days: float
     ) -> Moved:
         last = _remove_gone(table, source, target)
-        earliest = time.time() - retention_days * 86_400 if retention_days else 0
-        weeks = source.execute(
-            "SELECT DISTINCT CAST(requested_at / ? AS INTEGER) FROM predictions WHERE id > ? AND requested_at >= ?",
-            (WEEK, last, earliest),
-        ).fetchall()
-        with closing(Store(self._url).writer()) as writer:
-            assert isinstance(writer, PostgresWriter)
-            for (week,) in sorted(weeks):
-                writer.make_partition(float(week) * WEEK)
+        if table.name == PREDICTIONS:
+            self._make_partitions(source, last, retention_days)
         rows = table.source_rows(source, after=last)
         copied, part = 0, ROWS_AT_ONCE
         while part == ROWS_AT_ONCE:
             with target.transaction():
                 part = table.copy(target, islice(rows, ROWS_AT_ONCE))
             copied += part
-        target.execute("ANALYZE predictions")
-        return Moved(table.name, _count(target, PREDICTIONS), copied)
+        target.execute(psycopg.sql.SQL("ANALYZE {}").format(table.identifier))
+        return Moved(table.name, _count(target, table.name), copied)
+
+    def _make_partitions(self, source: sqlite3.Connection, after: int, retention_days: float) -> None:
+        """Make those of the weeks of the predictions with ids after one, as far as retention keeps them."""
+        earliest = time.time() - retention_days * 86_400 if retention_days else 0
+        weeks = source.execute(
+            "SELECT DISTINCT CAST(requested_at / ? AS INTEGER) FROM predictions WHERE id > ? AND requested_at >= ?",
+            (WEEK, after, earliest),
+        ).fetchall()
+        with closing(Store(self._url).writer()) as writer:
+            assert isinstance(writer, PostgresWriter)
+            for (week,) in sorted(weeks):
+                writer.make_partition(float(week) * WEEK)
 
 
 def unfinished(url: str) -> str:
@@ -201,35 +216,42 @@ def _add_columns(source: sqlite3.Connection, target: psycopg.Connection) -> None
 
 
 def _tables(source: sqlite3.Connection, target: psycopg.Connection) -> list[Table]:
-    """Return the tables of the store, predictions first."""
-    names = [PREDICTIONS, *(table.name for table in COMMON.sorted_tables if table.name != VERSION_TABLE)]
+    """Return the tables of the store that the file has, predictions first: an older file may lack one."""
+    here = set(source_tables(source)) - {VERSION_TABLE}
+    names = [PREDICTIONS, *(table.name for table in COMMON.sorted_tables if table.name in here)]
     return [common_table(source, target, SCHEMA, name) for name in names]
 
 
 def _remove_gone(table: Table, source: sqlite3.Connection, target: psycopg.Connection) -> int:
-    """Remove the predictions that are gone from the file, and return the id of the last one that is in both."""
-    query = "SELECT coalesce(max(id), 0), count(*) FROM predictions"
-    last, there = target.execute(query).fetchone() or (0, 0)
-    (here,) = source.execute("SELECT count(*) FROM predictions WHERE id <= ?", (last,)).fetchone()
+    """Remove the rows that are gone from the file, and return the id of the last one that is in both."""
+    last, here, there = _in_both(table, source, target)
     if here == there:
-        return int(last)
-    kept = source.execute("SELECT id, requested_at FROM predictions WHERE id <= ?", (last,))
+        return last
+    at = _GROWING[table.name]
+    kept = source.execute(f"SELECT id, {at} FROM {table.name} WHERE id <= ?", (last,))  # noqa: S608 - of this module
+    gone = psycopg.sql.SQL(
+        "DELETE FROM {0} WHERE NOT EXISTS (SELECT 1 FROM kept WHERE (kept.id, kept.at) = ({0}.id, {0}.{1}))"
+    )
     with target.transaction():
-        target.execute("CREATE TEMPORARY TABLE kept (id bigint, requested_at float8) ON COMMIT DROP")
+        target.execute("CREATE TEMPORARY TABLE kept (id bigint, at float8) ON COMMIT DROP")
         with target.cursor() as cursor, cursor.copy("COPY kept FROM STDIN") as copy:
             for row in kept:
                 copy.write_row(row)
         target.execute("ANALYZE kept")
-        target.execute(
-            "DELETE FROM predictions WHERE NOT EXISTS"
-            " (SELECT 1 FROM kept WHERE (kept.id, kept.requested_at) = (predictions.id, predictions.requested_at))"
-        )
-    last, there = target.execute(query).fetchone() or (0, 0)
-    (here,) = source.execute("SELECT count(*) FROM predictions WHERE id <= ?", (last,)).fetchone()
-    if here != there:  # numbers were used again, after all predictions had been deleted
-        target.execute("TRUNCATE predictions")
+        target.execute(gone.format(psycopg.sql.Identifier(table.name), psycopg.sql.Identifier(at)))
+    last, here, there = _in_both(table, source, target)
+    if here != there:  # numbers were used again, after all had been deleted
+        target.execute(psycopg.sql.SQL("TRUNCATE {}").format(table.identifier))
         return 0
-    return int(last)
+    return last
+
+
+def _in_both(table: Table, source: sqlite3.Connection, target: psycopg.Connection) -> tuple[int, int, int]:
+    """Return the target's last id, and how many rows up to it are here and there."""
+    query = psycopg.sql.SQL("SELECT coalesce(max(id), 0), count(*) FROM {}").format(table.identifier)
+    last, there = target.execute(query).fetchone() or (0, 0)
+    (here,) = source.execute(f"SELECT count(*) FROM {table.name} WHERE id <= ?", (last,)).fetchone()  # noqa: S608 - of this module
+    return int(last), int(here), int(there)
 
 
 def _replace(table: Table, source: sqlite3.Connection, target: psycopg.Connection) -> Moved:

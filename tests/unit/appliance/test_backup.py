@@ -24,10 +24,12 @@ from appliance.backup import CHECKSUMS, MANIFEST, PRODUCT, SIGNATURE, in_use, wr
 from appliance.restore import ForeignError, restore
 from tableloop.object_storage import ObjectStorage
 from tableloop.signing import SigningKey
+from tableloop.state import shadows
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, retraining_lock
 from tableloop.state.prediction_rows import RowWriter, row
+from tableloop.state.shadows import Value
 from tableloop.table import load_table
 
 FEATURE_NAMES = load_table().feature_names
@@ -71,8 +73,11 @@ def state(tmp_path: Path) -> Path:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
         connection.execute("INSERT INTO alembic_version VALUES (?)", (SCHEMA,))
-    with closing(Store(directory / "predictions.db").writer()) as writer:
+    store = Store(directory / "predictions.db")
+    shadow = shadows.begin(store, "Model", "4", "run")
+    with closing(store.writer()) as writer:
         predict(writer, "a", "b")
+    shadows.add_values(store, shadow, [Value(2, 2.5, 1.5, 3.5)], 2)
     return directory
 
 
@@ -138,6 +143,11 @@ def test_a_backup_restored_into_an_empty_state_is_the_same_without_what_runs(
     assert (new / "grafana/admin-password").stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(new / "predictions.db")) as connection:
         assert connection.execute("SELECT count(*) FROM predictions").fetchone() == (2,)
+    restored = Store(new / "predictions.db")
+    shadow = shadows.current(restored, "Model")
+    assert shadow is not None
+    assert (shadow.version, shadow.scored) == ("4", 1)
+    assert shadows.newest_pairs(restored, shadow, 9)[0][1] == 2.5
     assert not list(state.glob("run/backup-*"))
 
 

@@ -15,10 +15,12 @@ import psycopg
 import pytest
 
 from appliance.prepare import RefusedError, check_moved
+from tableloop.state import shadows
 from tableloop.state.database import Store
 from tableloop.state.errors import StoreError
 from tableloop.state.postgres_rows import WEEK
 from tableloop.state.prediction_rows import REST, Row, Sent, row
+from tableloop.state.shadows import Shadow, Value
 from tableloop.state.transfer import StoreTransfer
 from tableloop.table import load_table
 from tests.postgres import Postgres
@@ -46,7 +48,16 @@ def file(tmp_path: Path) -> Path:
     store.add_drift_report({"status": "no drift", "z": None, "a": [1.5, "ü"]}, {"windows": 2})
     store.end_retraining(store.begin_retraining("user", "why", "me"), "promoted", "1", "", {"train": 0.1})
     store.record_serving("Model", "1", "run", "serves")
+    score(store, shadows.begin(store, "Model", "2", "run 2"), "p40", "p41", "p42")
     return file
+
+
+def score(store: Store, shadow: Shadow, *names: str) -> None:
+    """Log predictions and what a version in the shadow says of them."""
+    with closing(store.writer()) as writer:
+        writer.insert([made(name) for name in names])
+    newest = store.newest_predictions(len(names))[::-1]
+    shadows.add_values(store, shadow, [Value(each.id, 2.5, 1.5, 3.5) for each in newest], newest[-1].id)
 
 
 @pytest.fixture
@@ -70,13 +81,14 @@ def content(store: Store) -> list[object]:
         rows,
         *(store.newest_labelled(99), store.revoked(), store.count_unused_labels(), store.drift_report()),
         *(store.monitor_memory(), store.retrainings(9), store.serving_history("Model", 9)),
+        shadows.history(store, "Model", 9),
     ]
 
 
 def test_everything_is_there_and_goes_on_from_where_it_was(file: Path, url: str) -> None:
     before = hashlib.sha256(file.read_bytes()).digest()
     copied = one_pass(file, url)
-    assert copied["predictions"] == 42
+    assert (copied["predictions"], copied["shadow_values"]) == (45, 3)
     assert {"feedback", "revocations", "drift_reports", "monitor_memory", "retrainings", "serving"} <= set(copied)
     assert StoreTransfer(file, url, "this one").differences() == []
     StoreTransfer(file, url, "this one").complete()
@@ -87,9 +99,10 @@ def test_everything_is_there_and_goes_on_from_where_it_was(file: Path, url: str)
     with closing(there.writer()) as writer:
         writer.insert([made("later")])
         assert writer.insert_labels([Sent("p7", 2.0), Sent("p1", 9.0)], "crm", TABLE)[1].stored is False
-    assert there.newest_predictions(1)[0].id == 43
+    assert there.newest_predictions(1)[0].id == 46
     assert there.newest_labelled(1)[0].prediction_id == "p7"
     assert there.begin_retraining("user", "", "me") == 2
+    assert shadows.begin(there, "Model", "3", "run 3").id == 2
 
 
 def test_weeks_that_retention_still_keeps_have_a_partition(file: Path, url: str) -> None:
@@ -115,6 +128,26 @@ def test_a_later_pass_copies_only_what_is_new_and_removes_what_is_gone(file: Pat
     assert StoreTransfer(file, url, "this one").differences() == []
 
 
+def test_a_later_pass_copies_only_the_values_of_a_shadow_that_are_new(file: Path, url: str) -> None:
+    one_pass(file, url)
+    store = Store(file)
+    shadow = shadows.current(store, "Model")
+    assert shadow is not None
+    shadows.forget_values(store, time.time())
+    score(store, shadow, "p43", "p44")
+    assert one_pass(file, url) == {"predictions": 2, "shadow_values": 2, "shadows": 1}
+    assert content(Store(url)) == content(store)
+    assert StoreTransfer(file, url, "this one").differences() == []
+
+
+def test_a_file_from_before_there_were_shadows_goes_along(file: Path, url: str) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.executescript("DROP TABLE shadows; DROP TABLE shadow_values")
+    assert one_pass(file, url)["predictions"] == 45
+    assert StoreTransfer(file, url, "this one").differences() == []
+    assert shadows.history(Store(url), "Model", 9) == []
+
+
 def test_numbers_that_were_used_again_are_other_predictions(file: Path, url: str) -> None:
     one_pass(file, url)
     with closing(sqlite3.connect(file)) as connection, connection:
@@ -131,7 +164,7 @@ def test_a_row_that_differs_is_found_by_its_digest(file: Path, url: str) -> None
     one_pass(file, url)
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE predictions SET low = low + 1e-12 WHERE prediction_id = 'p3'")
-    assert StoreTransfer(file, url, "this one").differences() == ["public.predictions (42 rows here, 42 there)"]
+    assert StoreTransfer(file, url, "this one").differences() == ["public.predictions (45 rows here, 45 there)"]
 
 
 def test_a_pass_that_is_killed_is_taken_up_by_the_next_one(file: Path, url: str) -> None:
@@ -152,7 +185,7 @@ def test_a_pass_that_is_killed_is_taken_up_by_the_next_one(file: Path, url: str)
     assert Store(url).count_predictions() == 20
     with pytest.raises(RefusedError, match=r"not whole yet.*make migrate-to once more"):
         check_moved(url)
-    assert one_pass(file, url)["predictions"] == 22
+    assert one_pass(file, url)["predictions"] == 25
     assert StoreTransfer(file, url, "this one").differences() == []
 
 
@@ -175,6 +208,14 @@ def test_what_the_target_has_stored_since_is_never_undone(file: Path, url: str) 
     StoreTransfer(file, url, "this one").complete()
     with closing(Store(url).writer()) as writer:
         writer.insert([made("there")])
+    with pytest.raises(StoreError, match="has been in use since"):
+        one_pass(file, url)
+
+
+def test_a_version_that_went_into_the_shadow_there_is_not_undone(file: Path, url: str) -> None:
+    one_pass(file, url)
+    StoreTransfer(file, url, "this one").complete()
+    shadows.begin(Store(url), "Model", "3", "run 3")
     with pytest.raises(StoreError, match="has been in use since"):
         one_pass(file, url)
 
