@@ -44,6 +44,7 @@ from app.processes import Processes
 from app.rates import Rates
 from app.routes import drift, explain, feedback, page, predictions, retrainings, system, versions
 from app.schemas import TABLE
+from app.shadow_metrics import ShadowGauges
 from app.uploads import Uploads
 from app.version_history import VersionHistory
 from tableloop.api_keys import KeysError
@@ -93,6 +94,7 @@ def create_app(settings: Settings, processes: Processes | None = None) -> FastAP
         PlatformCollector(registry=None),
         Scrape(drift_gauges, store, layout),
         Scrape(retrains, store),
+        ShadowGauges(store, keeper, settings),
         Scrape(model_info, keeper),
         Scrape(service_health, layout.health),
         Scrape(state_disk, settings.state_dir),

@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
 from tableloop.settings import Settings
+from tableloop.state import shadows
+from tableloop.state.database import Store
 from tests.documents import DOCUMENTS, ROOT, RUN, SHOWN, assert_prints, blocks, difference
 from tests.unit.app.conftest import EXAMPLE
 from tests.unit.app.test_drift_metrics import REPORT, write
@@ -67,12 +69,16 @@ def rows_of(heading: str) -> list[list[str]]:
 def test_the_metrics_are_those_of_the_service(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, test_mode=True)
     write(settings, REPORT)
+    store = Store.of(settings)
+    shadow = shadows.begin(store, settings.model_name, "2", "run")
     used = {"memory_bytes": 1, "cpu_seconds": 1, "uptime_seconds": 1}
     health = {"services": {"api": {"state": "up"}}, "processes": {"api": used}}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "health.json").write_text(json.dumps(health))
     with TestClient(create_app(settings)) as client:
         made = client.post("/predict", json=EXAMPLE).json()["prediction_id"]
+        (prediction,) = store.newest_predictions(1)
+        shadows.add_values(store, shadow, [shadows.Value(prediction.id, 2.5, 1.5, 3.5)], prediction.id)
         client.post("/feedback", json={"prediction_id": made, "actual_value": 3})
         text = client.get("/metrics").text
     documented = {
