@@ -28,6 +28,7 @@ GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "#8e8e8e"
 UP_OR_DOWN = {"0": ("down", RED), "1": ("up", GREEN)}
 NOT_LOOKED, NOT_JUDGED = "not looked yet", "not judged"
 NOT_ASKED, NO_PREDICTIONS = "not asked", "no predictions yet"
+NO_SHADOW = "no version is in the shadow"
 ANNOTATIONS = {
     "Promotions": (
         "max by (version, family) (model_info) unless on (version) model_info offset $__interval",
@@ -220,8 +221,22 @@ def _model() -> Placed:
             _quantiles({"10 %": 0.1, "median": 0.5, "90 %": 0.9}, f"sum by (le) (rate({BUCKETS}[15m]))"),
             {"decimals": "VALUE_PLACES", "min": "LEAST_VALUE", "no_value": NO_PREDICTIONS},
         ),
+        _series(
+            "Shadow beside Production: error on the same labels",
+            "RMSE of the version in the shadow and of the one that answers, on the newest labelled predictions that "
+            "both have a value for, in TARGET_UNIT",
+            {"{{alias}}, version {{model_version}}": "max by (alias, model_version) (shadow_rmse)"},
+            {"decimals": "ERROR_PLACES", "min": 0, "no_value": f"{NO_SHADOW}, or no labels of it yet"},
+        ),
+        _series(
+            "How far the shadow is from the answers",
+            "Mean absolute difference on the newest predictions that the version in the shadow has scored, in "
+            "TARGET_UNIT",
+            {"difference": "max(shadow_disagreement)"},
+            {"decimals": "ERROR_PLACES", "min": 0, "no_value": f"{NO_SHADOW}, or it has scored nothing yet"},
+        ),
     ]
-    return panels, [(6, 4), *[(4, 4)] * 3, (6, 4), *[(12, 6)] * 2, *[(12, 8)] * 4]
+    return panels, [(6, 4), *[(4, 4)] * 3, (6, 4), *[(12, 6)] * 2, *[(12, 8)] * 6]
 
 
 def _drift() -> Placed:

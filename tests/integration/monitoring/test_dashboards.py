@@ -16,8 +16,8 @@ from tests.integration.conftest import ROOT, Appliance, wait_until
 # Panels that are empty in a fresh appliance, each with a reference that is there already, or with a text.
 NEEDS_LABELS = ("live_rmse", "live_mae", "live_interval_coverage")
 NEEDS_PREDICTIONS = ("feature_drift", "drift_auc")
-# What only shows while an alert fires, or while there is nothing else to show.
-ONLY_THEN = ("ALERTS{", "absent(")
+# What only shows while an alert fires, a version is in the shadow, or there is nothing else to show.
+ONLY_THEN = ("ALERTS{", "shadow_", "absent(")
 
 
 @pytest.fixture(scope="module")
