@@ -1,4 +1,4 @@
-"""What ``make status`` shows: the services as a table, the model, drift, the last retraining.
+"""What ``make status`` shows: services as a table, the model, drift, the last retraining, the version in the shadow.
 
 Exit codes: 0 healthy, 1 a service is down or still starting, 3 it does not run. (``make`` turns every code but 0 into
 2 and prints the original behind ``Error``.) What lies in files is shown of a stopped appliance too.
@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import Error as XmlRpcError
 from xmlrpc.client import ServerProxy
+
+import yaml
 
 from monitoring.health import (
     LONGEST_LOOK,
@@ -33,12 +35,16 @@ from monitoring.health import (
 from monitoring.process_usage import usage
 from tableloop.figures import error_figure
 from tableloop.settings import Settings, as_environment
+from tableloop.state import shadows
 from tableloop.state.database import Store
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.local_copy import local_copy
 from tableloop.state.locks import is_held, retraining_lock_holder
 from tableloop.state.monitor_report import current_report
+from tableloop.state.shadow_evidence import evidence
+from tableloop.state.shadows import Shadow
+from tableloop.table import params_file
 
 HEALTHY, DEGRADED, STOPPED = 0, 1, 3
 HEADER = ("service", "state", "pid", "uptime", "memory", "address")
@@ -167,6 +173,8 @@ def _facts(settings: Settings, services: Services | None, now: float) -> list[st
     try:
         store = Store.of(settings)
         facts |= {"drift": _drift(store, layout, now), "trained": _retrained(store, now)}
+        if shadow := shadows.current(store, settings.model_name):
+            facts["shadow"] = _shadow(settings, store, shadow, now)
         if held := retraining_lock_holder(layout, database_url=settings.database_url.get_secret_value()):
             facts["now"] = held
     except StoreError as error:
@@ -230,6 +238,28 @@ def _retrained(store: Store, now: float) -> str:
     version = f" version {last.version}" if last.version else ""
     begun = TRIGGERS.get(last.trigger, last.trigger)
     return f"{_duration(now - last.ended_at)} ago by {begun}: {last.outcome}{version}; {last.reason}"
+
+
+def _shadow(settings: Settings, store: Store, shadow: Shadow, now: float) -> str:
+    """Return what the version in the shadow has scored, what labels say of it by now, and what it waits for."""
+    number = shadow.version
+    parts = [f"{shadow.scored:,} predictions scored"]
+    serving = store.serving_champion(settings.model_name)
+    gate = yaml.safe_load(params_file().read_text())["preprocess"]
+    found = evidence(store, shadow, serving.version, gate.get("gate_share", 1.0)) if serving else []
+    if serving and found:
+        own, other = shadows.errors(found)
+        parts.append(f"{len(found):,} labels judge it")
+        parts.append(f"RMSE {error_figure(own)} against {error_figure(other)} of version {serving.version}")
+    else:
+        parts.append("no labels of them yet")
+    if shadow.failures > 1:  # a look that is under way counts as one
+        parts.append(f"it cannot score: {shadow.problem}")
+    waits = f"it waits for make promote VERSION={number} or make reject VERSION={number}"
+    if settings.promote == "shadow":
+        latest = datetime.fromtimestamp(shadow.began_at + settings.shadow_days * 86_400, UTC)
+        waits = f"it stays until labels have judged it, at most until {latest:%Y-%m-%d %H:%M} UTC"
+    return f"version {number} since {_duration(now - shadow.began_at)}: {', '.join(parts)}\n{'':<9}{waits}"
 
 
 def _ago(at: object, now: float) -> str:
