@@ -26,9 +26,9 @@ class Shadow(NamedTuple):
     """A version's time in the shadow; times in unix seconds.
 
     It scores the predictions with ids after ``first``, has come to ``scored_to``, and has scored ``scored`` of them;
-    the labels that may judge it have ids after ``first_label``, up to ``last_label`` once it is over. ``looks`` at the evidence have not decided;
-    ``failures`` times in a row it could not score, the last time because of ``problem``. ``outcome`` is "promoted",
-    "rejected" or "withdrawn", None while it lasts.
+    the labels that may judge it have ids after ``first_label``, up to ``last_label`` once it is over. ``looks`` at
+    the evidence have not decided; ``failures`` times in a row it could not score, the last time because of
+    ``problem``. ``outcome`` is "promoted", "rejected" or "withdrawn", None while it lasts.
     """
 
     id: int
