@@ -19,8 +19,8 @@ PATIENCE = 420.0  # seconds; on a busy machine the training takes longer, and th
 NORMAL_SECONDS = 25.0
 AFTERWARDS_SECONDS = 25.0
 RATE_IN_TRAINING = 12.0  # requests a second
-LEARNING_SECONDS = 30.0  # in which labels come that a retraining learns from
-SHOWN_SECONDS = 15.0
+LEARNING_SECONDS = 20.0  # in which labels come that a retraining learns from
+SHOWN_SECONDS = 10.0
 RETRAIN = (sys.executable, "-m", "pipeline.retrain", "--reason", "the story of make simulate SCENARIO=shadow")
 GOAL = 0.7  # of the live RMSE that the former version had after the change
 
