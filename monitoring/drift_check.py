@@ -109,6 +109,8 @@ def look(settings: Settings, retraining: str) -> dict[str, Any]:
     report = check(store, layout, load_policy())
     history = store.retrainings(NEWEST_RETRAININGS)
     last = next((item.ended_at for item in history if item.trigger != "start" and item.ended_at), None)
+    if settings.log_retention_days:  # what a version said in the shadow goes with the predictions that it is of
+        shadows.forget_values(store, now - settings.log_retention_days * 86_400)
     shadow = shadows.current(store, settings.model_name)
     judging = shadow.version if shadow is not None and settings.promote == "shadow" else None
     on = settings.retrain_on_drift

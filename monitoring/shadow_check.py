@@ -80,7 +80,7 @@ def look(settings: Settings, store: Store) -> int:
     if before is None or before.id != shadow.id:
         _say(f"version {shadow.version} is in the shadow: it scores what version {serving.version} answers")
     if shadow.failures < MOST_FAILURES:
-        _score_new(settings, store, registry, shadow, directory)
+        _score_new(store, registry, shadow, directory)
     if settings.promote == "shadow" and _is_due(settings, store, serving.version):
         code = subprocess.run(VERDICT, check=False).returncode
         if code == 0 and shadows.current(store, model) is None:
@@ -99,7 +99,7 @@ def _is_due(settings: Settings, store: Store, champion: str) -> bool:
     return due is not None
 
 
-def _score_new(settings: Settings, store: Store, registry: MlflowRegistry, shadow: Shadow, directory: Path) -> None:
+def _score_new(store: Store, registry: MlflowRegistry, shadow: Shadow, directory: Path) -> None:
     """Write what a version says of the newest predictions that it has not scored."""
     made = store.newest_predictions(MOST_ROWS, after=shadow.scored_to)[::-1]
     if not made:
@@ -134,8 +134,6 @@ def _score_new(settings: Settings, store: Store, registry: MlflowRegistry, shado
         ]
         shadows.add_values(store, shadow, rows, made[part][-1].id)
         time.sleep(PAUSE_SECONDS)
-    if settings.log_retention_days:
-        shadows.forget_values(store, time.time() - settings.log_retention_days * 86_400)
 
 
 def _fetched(registry: MlflowRegistry, shadow: Shadow, directory: Path) -> Path:
