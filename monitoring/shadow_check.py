@@ -35,7 +35,7 @@ from app.champion import Matrix, Version, tried
 from app.model_loader import MlflowRegistry
 from tableloop.settings import Settings, load_settings
 from tableloop.state import shadows
-from tableloop.state.database import Store
+from tableloop.state.database import PROMOTED, Store
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.shadow_evidence import MOST_FAILURES, Due, evidence, verdict_due
@@ -70,11 +70,15 @@ def look(settings: Settings, store: Store) -> int:
         if before is None:
             return _fail(f"the registry does not answer: {error}")
         found = Version(before.version, before.run_id, None)
-    if serving is None or found is None or (found.version, found.run_id) == (serving.version, serving.run_id):
+    if serving is None:
+        return 0
+    serves = found is not None and (found.version, found.run_id) == (serving.version, serving.run_id)
+    if found is None or serves:
         shutil.rmtree(directory, ignore_errors=True)
         if before is None:
             return 0
-        shadows.end(store, model, shadows.WITHDRAWN, "the alias was taken from it" if found is None else "it serves")
+        outcome, reason = (PROMOTED, "it serves") if serves else (shadows.WITHDRAWN, "the alias was taken from it")
+        shadows.end(store, model, outcome, reason)
         return _left(before)
     shadow = shadows.begin(store, model, found.version, found.run_id)
     if before is None or before.id != shadow.id:

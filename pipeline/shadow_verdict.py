@@ -26,7 +26,7 @@ from tableloop.credentials import NoPasswordError
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings
 from tableloop.state import shadows
-from tableloop.state.database import Store
+from tableloop.state.database import PROMOTED, Store
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock
@@ -46,7 +46,7 @@ def judge(client: MlflowClient, store: Store, settings: RegistrySettings, params
         return "no version is in the shadow of another one"
     number = shadow.version
     if (serving.version, serving.run_id) == (number, shadow.run_id):
-        leave_the_shadow(client, store, model, number, outcome=shadows.WITHDRAWN, reason="it serves")
+        leave_the_shadow(client, store, model, number, outcome=PROMOTED, reason="it serves")
         return f"version {number} serves and leaves the shadow"
     least, share = params["preprocess"]["gate_rows"], params["preprocess"].get("gate_share", 1.0)
     found = evidence(store, shadow, serving.version, share)
