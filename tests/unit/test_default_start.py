@@ -22,7 +22,7 @@ SERVING = (
     [
         ("import app.main", set()),
         ("import appliance.prepare, appliance.status, appliance.backup, appliance.restore", set()),
-        ("import monitoring.drift_monitor, monitoring.drift_check, monitoring.shadow_check", set()),
+        ("import monitoring.drift_monitor, monitoring.drift_check, monitoring.shadow_scoring", set()),
         ("import pipeline.retrain, pipeline.revoke, pipeline.export, pipeline.preprocess", set()),
         # skops imports every module of scikit-learn, one of which tries what array libraries there are.
         ("import pipeline.train, pipeline.register, pipeline.rollback", {"dask"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 
 from app.champion import Matrix, Model, Version
 from app.model_loader import MlflowRegistry
-from monitoring import shadow_check
+from monitoring import shadow_scoring
 from tableloop.model.intervals import Answers
 from tableloop.settings import Settings
 from tableloop.state import prediction_rows, shadows
@@ -61,6 +62,12 @@ def check(project: Project, **variables: str) -> tuple[int, str]:
         check=False,
     )
     return ended.returncode, ended.stdout + ended.stderr
+
+
+def look(project: Project) -> int:
+    """Look in this process, whose environment is the project's."""
+    with ThreadPoolExecutor(1) as writer:
+        return shadow_scoring.look(Settings(promote="ask"), writer)
 
 
 def answer(project: Project, error: float, count: int = 80, *, labels: bool = True) -> None:
@@ -186,8 +193,8 @@ def test_values_that_are_no_numbers_are_not_kept_and_count_as_a_failure(
     answer(waiting, 2.0)
     for name, value in waiting.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(shadow_check, "MlflowRegistry", Spoilt)
-    assert shadow_check.look(Settings(promote="ask"), waiting.store) == 0
+    monkeypatch.setattr(shadow_scoring, "MlflowRegistry", Spoilt)
+    assert look(waiting) == 0
     shadow = current(waiting)
     assert shadows.count_values(waiting.store, shadow) == 40
     assert (shadow.failures, shadow.problem) == (1, "it predicts values that are not finite")
@@ -207,7 +214,7 @@ def test_one_that_is_killed_goes_on_where_it_was(waiting: Project, monkeypatch: 
     with monkeypatch.context() as patched:
         patched.setattr("time.sleep", killed)  # after the first commit
         with pytest.raises(KilledError):
-            shadow_check.look(Settings(promote="ask"), waiting.store)
-    assert shadows.count_values(waiting.store, current(waiting)) == shadow_check.ROWS_PER_COMMIT
-    assert shadow_check.look(Settings(promote="ask"), waiting.store) == 0
+            look(waiting)
+    assert shadows.count_values(waiting.store, current(waiting)) == shadow_scoring.ROWS_PER_COMMIT
+    assert look(waiting) == 0
     assert shadows.count_values(waiting.store, current(waiting)) == 200

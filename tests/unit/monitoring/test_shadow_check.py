@@ -1,25 +1,31 @@
-"""The part of a shadow check that needs no registry."""
+"""With which priority a shadow check does what."""
 
 from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import Executor
 
 import pytest
 
-from monitoring.shadow_check import NICE, _at_low_priority
+from monitoring import shadow_check, shadow_scoring
+from tableloop.settings import Settings
 
 
 def priority() -> int:
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-def test_a_version_has_a_low_priority_and_what_writes_to_the_store_does_not() -> None:
+def test_a_version_has_a_low_priority_and_what_writes_to_the_store_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+
+    def look(_: Settings, writer: Executor) -> int:
+        found["version"], found["writer"] = priority(), writer.submit(priority).result()
+        return 0
+
+    monkeypatch.setattr(shadow_scoring, "look", look)
     before = priority()
-    assert _at_low_priority(priority) == max(before, NICE)
-    assert priority() == before
-
-
-def test_what_goes_wrong_there_is_raised_here() -> None:
-    with pytest.raises(ZeroDivisionError):
-        _at_low_priority(lambda: 1 // 0)
+    thread = threading.Thread(target=shadow_check.main)  # this one keeps its own
+    thread.start()
+    thread.join()
+    assert found == {"version": min(before + shadow_check.NICE, 19), "writer": before}
