@@ -372,7 +372,7 @@ class ShadowTime(BaseModel):
     outcome: str | None = about("`promoted`, `rejected` or `withdrawn`; null while it is in it", "promoted")
     reason: str = about("Why it left the shadow", "it is no worse on 120 labels of requests")
     problem: str = about("Why it could not score when it last tried; empty when it could", "")
-    scored: Count = about("Number of its values for requests that are kept", 1204)
+    scored: Count = about("Number of requests that it has scored", 1204)
     live: LiveScores | None = about("Its errors on labelled requests; null without any", default=None)
     answered: LiveScores | None = about(
         "Errors of the answers to the same requests, of the version that served then", default=None

@@ -193,7 +193,7 @@ class VersionHistory:
             outcome=shadow.outcome,
             reason=shadow.reason,
             problem=shadow.problem if shadow.failures else "",
-            scored=shadows.count_values(self._store, shadow),
+            scored=shadow.scored,
             live=_live(Live.of(own)),
             answered=_live(Live.of(answered)),
         )

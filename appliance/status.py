@@ -246,13 +246,13 @@ def _shadow(settings: Settings, store: Store, shadow: Shadow, now: float) -> str
     parts = [f"{shadow.scored:,} predictions scored"]
     serving = store.serving_champion(settings.model_name)
     gate = yaml.safe_load(params_file().read_text())["preprocess"]
-    found = evidence(store, shadow, serving.version, gate.get("gate_share", 1.0)) if serving else []
-    if serving and found:
-        own, other = shadows.errors(found)
-        parts.append(f"{len(found):,} labels judge it")
+    found = evidence(store, shadow, serving.version, gate.get("gate_share", 1.0)) if serving else None
+    if serving and found and found.rows:
+        own, other = shadows.errors(found.rows)
+        parts.append(f"{len(found.rows):,} labels judge it")
         parts.append(f"RMSE {error_figure(own)} against {error_figure(other)} of version {serving.version}")
     else:
-        parts.append("no labels of them yet")
+        parts.append(str(found) if found and found.came else "no labels of them yet")
     if shadow.failures > 1:  # a look that is under way counts as one
         parts.append(f"it cannot score: {shadow.problem}")
     waits = f"it waits for make promote VERSION={number} or make reject VERSION={number}"

@@ -98,7 +98,7 @@ def main() -> None:
         memory = {name: memory_of(one.process) for name, one in running.items()}
         store = Store(Layout(running[WITH].scratch / "state").database)
         shadow = shadows.current(store, load_settings().model_name)
-        scored = 0 if shadow is None else shadows.count_values(store, shadow)
+        scored = 0 if shadow is None else shadow.scored
     best = {case: sorted(found, key=attrgetter("rate"))[len(found) // 2] for case, found in loads.items()}
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {len(cores)} cores, load average {os.getloadavg()[1]:.1f}. "

@@ -1,8 +1,8 @@
 """One look at what the version in the shadow says: ``python -m monitoring.shadow_check``.
 
-The drift monitor runs it, as a process of its own, with a low priority: whatever a version does, nothing that answers
-is touched, and what it costs is time that nobody else wants. Only what writes to the store has not: services would
-wait for one that holds its lock and gets no processor.
+The drift monitor runs it, as a process of its own, with the lowest priority: whatever a version does, nothing that
+answers is touched, and it takes little of the time that others want. Only what writes to the store has an ordinary
+one: services would wait for one that holds its lock and gets no processor.
 
 Exit codes: 0 done, 1 it cannot be done now, 4 the version has left the shadow.
 """
@@ -16,7 +16,7 @@ from typing import Final
 
 from tableloop.state.errors import StoreError
 
-NICE: Final = 10
+NICE: Final = 19
 
 
 def main() -> int:

@@ -28,9 +28,9 @@ from app.champion import Matrix, Version, tried
 from app.model_loader import MlflowRegistry
 from tableloop.settings import Settings
 from tableloop.state import shadows
-from tableloop.state.database import PROMOTED, Store
+from tableloop.state.database import Store
 from tableloop.state.layout import Layout
-from tableloop.state.shadow_evidence import MOST_FAILURES, Due, evidence, verdict_due
+from tableloop.state.shadow_evidence import MOST_FAILURES, evidence, verdict_due
 from tableloop.state.shadows import Shadow, Value
 from tableloop.table import load_table, params_file
 
@@ -54,34 +54,38 @@ def look(settings: Settings, writer: Executor) -> int:
     """
     registry, model, store = MlflowRegistry(settings, shadows.ALIAS), settings.model_name, Store.of(settings)
     directory = Layout(settings.state_dir).shadow
-    before = shadows.current(store, model)
+    seen = next(iter(shadows.history(store, model, 1)), None)
+    before = seen if seen is not None and seen.ended_at is None else None
     serving = store.serving_champion(model)
     try:
         found = registry.find()
-    except (OSError, HTTPException, ValueError, KeyError) as error:
-        if before is None:
-            return _fail(f"the registry does not answer: {error}")
-        found = Version(before.version, before.run_id, None)
+    except (OSError, HTTPException, ValueError, KeyError):  # what the store says holds
+        found = None if before is None else Version(before.version, before.run_id, None)
     if serving is None:
         return 0
-    serves = found is not None and (found.version, found.run_id) == (serving.version, serving.run_id)
-    if found is None or serves:
+    if found is None:
         shutil.rmtree(directory, ignore_errors=True)
         if before is None:
             return 0
-        outcome, reason = (PROMOTED, "it serves") if serves else (shadows.WITHDRAWN, "the alias was taken from it")
-        writer.submit(shadows.end, store, model, outcome, reason).result()
+        writer.submit(shadows.end, store, model, shadows.WITHDRAWN, "the alias was taken from it").result()
         return _left(before)
-    shadow = writer.submit(shadows.begin, store, model, found.version, found.run_id).result()
+    if (found.version, found.run_id) == (serving.version, serving.run_id):
+        return 0 if before is None else _verdict(store, writer, before)
+    begun = writer.submit(shadows.begin_unless_changed, store, model, found.version, found.run_id, seen)
+    shadow: Shadow | None = begun.result()
+    if shadow is None:  # somebody has decided meanwhile
+        return 0
     if before is None or before.id != shadow.id:
         _say(f"version {shadow.version} is in the shadow: it scores what version {serving.version} answers")
-    if shadow.failures < MOST_FAILURES:
-        _keep(store, writer, shadow, _new_values(store, writer, registry, shadow, directory))
-    if settings.promote == "shadow" and _is_due(settings, store, serving.version):
-        code = subprocess.run(VERDICT, check=False).returncode
-        if code == 0 and shadows.current(store, model) is None:
-            return _left(shadow)
-    return 0
+    _keep(store, writer, shadow, _new_values(store, writer, registry, shadow, directory))
+    is_due = settings.promote == "shadow" and _is_due(settings, store, serving.version)
+    return _verdict(store, writer, shadow) if is_due else 0
+
+
+def _verdict(store: Store, writer: Executor, shadow: Shadow) -> int:
+    """Have it judged, and return the exit code; by the thread that writes, as a verdict has its priority."""
+    code = writer.submit(subprocess.run, VERDICT, check=False).result().returncode
+    return _left(shadow) if code == 0 and shadows.current(store, shadow.model) is None else 0
 
 
 def _is_due(settings: Settings, store: Store, champion: str) -> bool:
@@ -90,9 +94,8 @@ def _is_due(settings: Settings, store: Store, champion: str) -> bool:
     if shadow is None:
         return False
     gate = yaml.safe_load(params_file().read_text())["preprocess"]
-    labels = len(evidence(store, shadow, champion, gate.get("gate_share", 1.0)))
-    due: Due | None = verdict_due(shadow, labels, gate["gate_rows"], settings.shadow_days, time.time())
-    return due is not None
+    labels = len(evidence(store, shadow, champion, gate.get("gate_share", 1.0)).rows)
+    return verdict_due(shadow, labels, gate["gate_rows"], settings.shadow_days, time.time()) is not None
 
 
 def _new_values(
@@ -107,22 +110,28 @@ def _new_values(
     except (OSError, HTTPException, ValueError, KeyError) as error:  # no fault of the version
         _say(f"version {shadow.version} in the shadow cannot be fetched now: {error}")
         return []
+    coded = load_table().coding.rows([row.features for row in made])
     # Noted first: one that kills this process has failed.
-    writer.submit(shadows.note_attempt, store, shadow, "its process was killed, or took too long").result()
-    values, problem = list[Value](), ""
+    writer.submit(
+        shadows.note_problem, store, shadow, shadow.failures + 1, "its process was killed, or took too long"
+    ).result()
     try:
-        scored = _scored(registry, shadow, files, load_table().coding.rows([row.features for row in made]))
-        values = [Value(row.id, *numbers) for row, numbers in zip(made, scored.tolist(), strict=True)]
-        if not all(map(_is_finite, values)):
-            problem = "it predicts values that are not finite"
+        scored = _scored(registry, shadow, files, coded)
+    except (OSError, MemoryError) as error:  # no fault of the version either
+        writer.submit(shadows.note_problem, store, shadow, shadow.failures, str(error)).result()
+        return []
     except Exception as error:  # whatever its files hold
         problem = " ".join(str(error).split())[:300] or type(error).__name__
-    if problem:
-        writer.submit(shadows.note_attempt, store, shadow, problem).result()
+        writer.submit(shadows.note_problem, store, shadow, shadow.failures + 1, problem).result()
         if problem != shadow.problem:
             _say(f"version {shadow.version} in the shadow cannot score: {problem}")
-    else:
-        writer.submit(shadows.note_scored, store, shadow).result()
+        return []
+    values = [Value(row.id, *numbers) for row, numbers in zip(made, scored.tolist(), strict=True)]
+    if all(map(_is_finite, values)):
+        writer.submit(shadows.note_problem, store, shadow, 0, "").result()
+    else:  # which it would answer, too: that is enough to know
+        said = "it predicts values that are not finite"
+        writer.submit(shadows.note_problem, store, shadow, MOST_FAILURES, said).result()
     return values
 
 
@@ -160,11 +169,6 @@ def _scored(registry: MlflowRegistry, shadow: Shadow, files: Path, rows: Matrix)
 def _left(shadow: Shadow) -> int:
     _say(f"version {shadow.version} has left the shadow")
     return LEFT
-
-
-def _fail(problem: str) -> int:
-    sys.stderr.write(f"{problem}\n")
-    return 1
 
 
 def _say(text: str) -> None:

@@ -245,8 +245,9 @@ def confidence(looks: int) -> float:
 def judge_shadow(held: Held, champion_version: str, looks: int, tolerance: float) -> Decision:
     """Return what labels of requests say of a version in the shadow; "waiting" where they do not say it yet.
 
-    ``held`` has the labels of requests that the champion has answered since the version is in the shadow, which
-    neither was trained on. ``looks`` is how often they were looked at before.
+    ``held`` has the labels of requests that the champion has answered since the version is in the shadow: they came
+    after both were trained, though a row of theirs may have been known before. ``looks`` is how often they were
+    looked at before.
     """
     ours, theirs = (held.challenger - held.actual) ** 2, (held.champion - held.actual) ** 2
     share, needed = share_no_worse(ours, theirs, tolerance), confidence(looks)

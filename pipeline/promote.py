@@ -52,6 +52,8 @@ def promote(
     ------
     NotPossibleError
         There is no such version, it serves already, or it would not load.
+    OSError
+        Its files cannot be had now.
     """
     model, version = settings.model_name, _find(client, settings.model_name, number)
     serving = find_serving_version(client, store, settings)
@@ -60,14 +62,14 @@ def promote(
     with tempfile.TemporaryDirectory() as directory:
         try:
             open_version(download_files(client, model, number, Path(directory)), version.run_id or "", settings)
-        except (VersionFilesError, OSError) as error:
+        except VersionFilesError as error:
             raise NotPossibleError(str(error)) from None
     if decision is None:
         client.set_model_version_tag(model, number, "gate", "promoted")
         client.set_model_version_tag(model, number, "gate_promoted_by", f"{user()}: {reason}")
         reason = f"by {user()}: {reason}"
     else:
-        write_decision(client, model, number, decision)
+        write_decision(client, version, decision)
         reason = decision.reason
     if serving is not None:
         client.set_model_version_tag(model, number, REPLACED, serving.version)
@@ -131,7 +133,7 @@ def main() -> int:
             else:
                 former = promote(client, store, settings, number, reason=reason)
                 said = f"version {number} serves" + (f" instead of {former}" if former else "")
-    except (BusyError, StoreError, NoPasswordError, NotPossibleError, MlflowException) as error:
+    except (BusyError, StoreError, NoPasswordError, NotPossibleError, MlflowException, OSError) as error:
         sys.stderr.write(f"version {number}: {' '.join(str(error).split())[:600]}\n")
         return BUSY if isinstance(error, BusyError) else 1
     sys.stdout.write(f"{said}: {reason}\n")

@@ -24,7 +24,6 @@ from sklearn.metrics import root_mean_squared_error
 from skops import io as skops_io
 
 from pipeline.gate import (
-    Challenger,
     Decision,
     Forced,
     Held,
@@ -37,7 +36,6 @@ from pipeline.gate import (
     try_first,
 )
 from pipeline.mlflow_runs import (
-    SCORER,
     Candidate,
     Lineage,
     LoggedRun,
@@ -65,10 +63,8 @@ from pipeline.parts import read_batches, read_part, read_parts
 from pipeline.serving_version import ServingVersion, find_serving_version, open_serving_version, predict_batches
 from pipeline.stage_runner import FORCED, MODELS, REPORTS, StageError, best_of, load_params, run_stage
 from pipeline.version_tags import (
-    REJECTED,
-    REJECTED_IN_SHADOW,
     REPLACED,
-    ROLLED_BACK,
+    challenger_of,
     leave_the_shadow,
     put_in_shadow,
     write_decision,
@@ -112,13 +108,8 @@ def main() -> None:
 
     store = Store.of(settings)
     champion = find_serving_version(client, store, settings)
-    challenger = Challenger(
-        metrics[best]["test_rmse"],
-        serves=champion is not None and (champion.version, champion.run_id) == (version.version, version.run_id),
-        scorer_failure=version.tags["scorer_reason"] if version.tags.get(SCORER) == "failed" else None,
-        rolled_back=version.tags.get(ROLLED_BACK),
-        rejected=version.tags.get(REJECTED) or version.tags.get(REJECTED_IN_SHADOW),
-    )
+    serves = champion is not None and (champion.version, champion.run_id) == (version.version, version.run_id)
+    challenger = challenger_of(version, metrics[best]["test_rmse"], serves=serves)
     scores = None
     if champion is not None and decide_unscored(challenger, champion.version) is None:
         least = params["preprocess"]["gate_rows"]
@@ -315,7 +306,7 @@ def _apply(
     """
     model = version.name
     if decision.gate != "unchanged":  # what the gate said of it when it was new stays
-        write_decision(client, model, version.version, decision)
+        write_decision(client, version, decision)
     if decision.gate == "promoted":
         if decision.champion_version:
             client.set_model_version_tag(model, version.version, REPLACED, decision.champion_version)

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.mlflow_runs import configure_client, find_version
 from pipeline.serving_version import ServingVersion, find_serving_version
-from pipeline.version_tags import REPLACED, ROLLED_BACK
+from pipeline.version_tags import REPLACED, ROLLED_BACK, leave_the_shadow
 from tableloop.credentials import NoPasswordError
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings
@@ -26,6 +26,7 @@ from tableloop.state.database import ROLLED_BACK as ROLLED_BACK_TO
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock
+from tableloop.state.shadows import WITHDRAWN
 
 HISTORY = 1000  # newest events that are looked through for what served before
 
@@ -56,6 +57,7 @@ def roll_back(client: MlflowClient, store: Store, settings: RegistrySettings, re
     if current.tags is not None:
         client.set_model_version_tag(model, left, ROLLED_BACK, reason)
     client.set_registered_model_alias(model, settings.model_alias, former.version)
+    leave_the_shadow(client, store, model, left, outcome=WITHDRAWN, reason=f"it was rolled back: {reason}")
     store.record_serving(model, former.version, former.run_id, ROLLED_BACK_TO, reason)
     return left, former.version
 

@@ -6,22 +6,25 @@ It promotes, rejects, or notes that it has looked. Exit codes: 0 done, 1 it cann
 
 from __future__ import annotations
 
+import math
+import signal
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.gate import Decision, Held, judge_shadow
-from pipeline.mlflow_runs import configure_client
+from pipeline.gate import Decision, Held, decide_unscored, judge_shadow
+from pipeline.mlflow_runs import configure_client, find_version
 from pipeline.promote import NotPossibleError, promote
-from pipeline.serving_version import find_serving_version
-from pipeline.version_tags import REJECTED_IN_SHADOW, leave_the_shadow, write_decision
+from pipeline.serving_version import ServingVersion, find_serving_version
+from pipeline.version_tags import REJECTED_IN_SHADOW, challenger_of, leave_the_shadow, write_decision
 from tableloop.credentials import NoPasswordError
 from tableloop.mlflow_http import is_healthy
 from tableloop.settings import RegistrySettings
@@ -30,8 +33,11 @@ from tableloop.state.database import PROMOTED, Store
 from tableloop.state.errors import StoreError
 from tableloop.state.layout import Layout
 from tableloop.state.locks import BUSY, BusyError, retraining_lock
-from tableloop.state.shadow_evidence import Due, evidence, verdict_due
+from tableloop.state.shadow_evidence import Due, Evidence, evidence, verdict_due
+from tableloop.state.shadows import Shadow
 from tableloop.table import params_file
+
+LONGEST_SECONDS: Final = 240
 
 
 def judge(client: MlflowClient, store: Store, settings: RegistrySettings, params: dict[str, Any]) -> str:
@@ -42,51 +48,76 @@ def judge(client: MlflowClient, store: Store, settings: RegistrySettings, params
     model = settings.model_name
     shadow = shadows.current(store, model)
     serving = find_serving_version(client, store, settings)
-    if shadow is None or serving is None:
+    version = find_version(client, model, shadows.ALIAS)
+    if shadow is None or serving is None or version is None or not _same(version, shadow):
         return "no version is in the shadow of another one"
     number = shadow.version
-    if (serving.version, serving.run_id) == (number, shadow.run_id):
+    if _same(serving, shadow):
         leave_the_shadow(client, store, model, number, outcome=PROMOTED, reason="it serves")
         return f"version {number} serves and leaves the shadow"
-    least, share = params["preprocess"]["gate_rows"], params["preprocess"].get("gate_share", 1.0)
+    share = params["preprocess"].get("gate_share", 1.0)
     found = evidence(store, shadow, serving.version, share)
-    due = verdict_due(shadow, len(found), least, settings.shadow_days, time.time())
-    if due is None:
-        return f"{len(found):,} labels judge version {number} by now: no look is due"
-    decision = Decision("waiting", "", None, champion_version=serving.version, decided_by="shadow")
-    if len(found) >= least and due is not Due.FAILED:
-        senders = Counter(row.sender for row in found)
-        actual, ours, theirs = np.array([(row.actual, row.shadow, row.prediction) for row in found]).T
-        held = Held(actual, ours, theirs, senders)
-        decision = judge_shadow(held, serving.version, shadow.looks, params["register"]["tolerance"])
-    if decision.gate == "waiting" and due is Due.LOOK:
-        shadows.note_look(store, shadow)
-        return f"version {number} stays in the shadow: {decision.reason}"
+    decision = _decide(shadow, version, found, champion=serving.version, settings=settings, params=params)
+    if decision is None:
+        return f"{found} to judge version {number}: no look is due"
     if decision.gate == "waiting":
-        decision = replace(decision, gate="rejected", reason=_why(due, shadow, len(found), settings, decision.reason))
+        shadows.note_look(store, shadow, len(found.rows))
+        return f"version {number} stays in the shadow: {decision.reason}"
+    for_good = decision.decided_by == "shadow"
     if decision.gate == "promoted":
         try:
             promote(client, store, settings, number, decision=decision)
         except NotPossibleError as error:
+            for_good = False
             decision = replace(decision, gate="rejected", reason=f"{error}. Otherwise promoted: {decision.reason}")
         else:
             return f"version {number} serves instead of {serving.version}: {decision.reason}"
-    write_decision(client, model, number, decision)
-    client.set_model_version_tag(model, number, REJECTED_IN_SHADOW, f"in the shadow: {decision.reason}")
+    write_decision(client, version, decision)
+    if for_good:
+        client.set_model_version_tag(model, number, REJECTED_IN_SHADOW, f"in the shadow: {decision.reason}")
     leave_the_shadow(client, store, model, number, outcome="rejected", reason=decision.reason)
     return f"version {number} is rejected: {decision.reason}"
 
 
-def _why(due: Due, shadow: shadows.Shadow, labels: int, settings: RegistrySettings, said: str) -> str:
-    """Return why a version is rejected without labels that are against it."""
+def _same(one: ModelVersion | ServingVersion, shadow: Shadow) -> bool:
+    """Return whether this is the version in the shadow; the same number may be another run's, of another registry."""
+    return (one.version, one.run_id) == (shadow.version, shadow.run_id)
+
+
+def _decide(
+    shadow: Shadow,
+    version: ModelVersion,
+    found: Evidence,
+    *,
+    champion: str,
+    settings: RegistrySettings,
+    params: dict[str, Any],
+) -> Decision | None:
+    """Return what becomes of the version, "waiting" where a look did not decide; None where none is due."""
+    if refused := decide_unscored(challenger_of(version, math.nan), champion):
+        return replace(refused, challenger_rmse=None)
+    least = params["preprocess"]["gate_rows"]
+    due = verdict_due(shadow, len(found.rows), least, settings.shadow_days, time.time())
+    if due is None:
+        return None
+    decision = Decision("waiting", str(found), None, champion_version=champion)
+    if len(found.rows) >= least and due is not Due.FAILED:
+        actual, ours, theirs = np.array([(row.actual, row.shadow, row.prediction) for row in found.rows]).T
+        held = Held(actual, ours, theirs, Counter(row.sender for row in found.rows))
+        decision = judge_shadow(held, champion, shadow.looks, params["register"]["tolerance"])
+    if decision.gate != "waiting" or due is Due.LOOK:
+        return decision
     if due is Due.FAILED:
-        return f"it could not score requests, {shadow.failures} times in a row: {shadow.problem}"
-    so_far = said or f"{labels:,} labels have come"
-    return f"SHADOW_DAYS={settings.shadow_days:g} are over and do not say that it is no worse: {so_far}"
+        reason = f"it could not score requests: {shadow.problem}"
+        return replace(decision, gate="rejected", reason=reason, decided_by="shadow")
+    # Where no label counted, nothing was said against it: it may come back.
+    reason = f"SHADOW_DAYS={settings.shadow_days:g} are over and do not say that it is no worse: {decision.reason}"
+    return replace(decision, gate="rejected", reason=reason, decided_by="shadow" if found.rows else None)
 
 
 def main() -> int:
     """Judge once, and return the exit code."""
+    signal.alarm(LONGEST_SECONDS)  # a registry that hangs must not hold the lock of retrainings for ever
     settings = RegistrySettings()
     if not is_healthy(settings.mlflow_tracking_uri):
         sys.stderr.write(f"{settings.registry} does not answer\n")

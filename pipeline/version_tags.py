@@ -8,8 +8,8 @@ from typing import Final
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from pipeline.gate import Decision
-from pipeline.mlflow_runs import find_version
+from pipeline.gate import Challenger, Decision
+from pipeline.mlflow_runs import SCORER, find_version
 from tableloop.state import shadows
 from tableloop.state.database import Store
 
@@ -19,12 +19,26 @@ REJECTED_IN_SHADOW: Final = "rejected_in_shadow"  # what labels of requests said
 REPLACED: Final = "replaced_version"  # which one served before it
 
 
-def write_decision(client: MlflowClient, model: str, number: str, decision: Decision) -> None:
-    """Write on a version what the gate says of it, and on what figures."""
+def write_decision(client: MlflowClient, version: ModelVersion, decision: Decision) -> None:
+    """Write on a version what the gate says of it, and on what figures; those of labels it had before go."""
     for key, value in asdict(decision).items():
+        tag = key if key.startswith("gate") else f"gate_{key}"
         if value is not None:
-            tag = key if key.startswith("gate") else f"gate_{key}"
-            client.set_model_version_tag(model, number, tag, str(value))
+            client.set_model_version_tag(version.name, version.version, tag, str(value))
+        elif tag in version.tags and key not in {"challenger_rmse", "champion_rmse"}:
+            client.delete_model_version_tag(version.name, version.version, tag)
+
+
+def challenger_of(version: ModelVersion, test_rmse: float, *, serves: bool = False) -> Challenger:
+    """Return what the gate has to know of a version before any comparison."""
+    tags = version.tags
+    return Challenger(
+        test_rmse,
+        serves=serves,
+        scorer_failure=tags["scorer_reason"] if tags.get(SCORER) == "failed" else None,
+        rolled_back=tags.get(ROLLED_BACK),
+        rejected=tags.get(REJECTED) or tags.get(REJECTED_IN_SHADOW),
+    )
 
 
 def put_in_shadow(client: MlflowClient, store: Store, version: ModelVersion) -> None:
@@ -37,9 +51,9 @@ def leave_the_shadow(
     client: MlflowClient, store: Store, model: str, number: str, *, outcome: str, reason: str
 ) -> None:
     """Take the alias `Shadow` from a version, where it has it, and note what came of it."""
+    shadow = shadows.current(store, model)
     found = find_version(client, model, shadows.ALIAS)
     if found is not None and found.version == number:
         client.delete_registered_model_alias(model, shadows.ALIAS)
-    shadow = shadows.current(store, model)
     if shadow is not None and shadow.version == number:
-        shadows.end(store, model, outcome, reason)
+        shadows.end(store, model, outcome, reason, decided=shadow)

@@ -93,7 +93,7 @@ function inShadow({ began_at: began, ended_at: ended, outcome, reason, problem, 
           `${percent(live.coverage)} and ${percent(answered.coverage)} in range, on the same ${labels(live.labels)}`,
       ),
     );
-  parts.push(note(scored ? `${count(scored)} requests scored` : "no values of it are kept"));
+  parts.push(note(scored ? `${count(scored)} requests scored` : "no request scored"));
   if (problem) parts.push(...words(problem));
   if (reason) parts.push(...words(reason));
   return parts;

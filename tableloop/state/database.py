@@ -113,6 +113,7 @@ shadows = sa.Table(
     sa.Column("first", sa.BigInteger, nullable=False),
     sa.Column("scored_to", sa.BigInteger, nullable=False),
     sa.Column("looks", sa.Integer, nullable=False, default=0),
+    sa.Column("looked_at", sa.Integer, nullable=False, default=0),
     sa.Column("failures", sa.Integer, nullable=False, default=0),
     sa.Column("problem", sa.Text, nullable=False, default=""),
     sa.Column("ended_at", sa.Float),

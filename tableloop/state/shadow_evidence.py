@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from tableloop.senders import bounded
 from tableloop.state.database import Store
 from tableloop.state.shadows import Compared, Shadow, compared
 
 MOST: Final = 20_000  # newest labels that are looked at
-MOST_FAILURES: Final = 3  # in a row: what cannot score then will not
+MOST_FAILURES: Final = 20  # in a row: five minutes, where looks are 15 s apart
 
 
 class Due(Enum):
@@ -22,16 +22,36 @@ class Due(Enum):
     FAILED = "it cannot score"
 
 
-def evidence(store: Store, shadow: Shadow, champion: str, share: float) -> list[Compared]:
-    """Return the labels that judge it, the newest first; one sender has at most a share of them."""
+class Evidence(NamedTuple):
+    """The labels that judge it, the newest first, of so many that have come."""
+
+    rows: list[Compared]
+    came: int
+
+    def __str__(self) -> str:
+        """Return in words how many labels have come and count."""
+        if len(self.rows) == self.came:
+            return f"{self.came:,} labels have come"
+        return (
+            f"{self.came:,} labels have come, of which {len(self.rows):,} count: a row counts once, and one sender "
+            "is at most a part of them (gate_share)"
+        )
+
+
+def evidence(store: Store, shadow: Shadow, champion: str, share: float) -> Evidence:
+    """Return the labels that judge it.
+
+    A row, as its features, counts once, with its newest label; one sender has at most a share of them.
+    """
     found = compared(store, shadow, champion, MOST)
-    left = bounded(Counter(row.sender for row in found), share)
+    rows = list({row.row: row for row in reversed(found)}.values())[::-1]
+    left = bounded(Counter(row.sender for row in rows), share)
     kept = []
-    for row in found:
+    for row in rows:
         if left[row.sender]:
             left[row.sender] -= 1
             kept.append(row)
-    return kept
+    return Evidence(kept, len(found))
 
 
 def verdict_due(shadow: Shadow, labels: int, least: int, days: float, now: float) -> Due | None:
@@ -44,4 +64,4 @@ def verdict_due(shadow: Shadow, labels: int, least: int, days: float, now: float
         return Due.FAILED
     if now >= shadow.began_at + days * 86_400:
         return Due.TIME
-    return Due.LOOK if labels >= least << shadow.looks else None
+    return Due.LOOK if labels >= max(least, 2 * shadow.looked_at) else None

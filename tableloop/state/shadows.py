@@ -15,10 +15,13 @@ import sqlalchemy as sa
 
 from tableloop.senders import NO_SENDER
 from tableloop.state.database import Store, labels, shadow_values, shadows
+from tableloop.table import Value as Feature
 
 ALIAS: Final = "Shadow"  # in the registry
 WITHDRAWN: Final = "withdrawn"  # somebody moved the alias; the other ends are the gate's words
 FORGOTTEN_AT_ONCE: Final = 1_000
+MOST_FORGOTTEN: Final = 20_000  # of one call: what is left waits for the next
+LOOKED_THROUGH: Final = 10  # times the labels that are wanted, among which they are looked for
 PAUSE_SECONDS: Final = 0.05  # for those who wait to write
 
 
@@ -27,8 +30,9 @@ class Shadow(NamedTuple):
 
     It scores the predictions with ids after ``first``, has come to ``scored_to``, and has scored ``scored`` of them;
     the labels that may judge it have ids after ``first_label``, up to ``last_label`` once it is over. ``looks`` at
-    the evidence have not decided; ``failures`` times in a row it could not score, the last time because of
-    ``problem``. ``outcome`` is "promoted", "rejected" or "withdrawn", None while it lasts.
+    the evidence have not decided, the last one at ``looked_at`` labels; ``failures`` times in a row it could not
+    score, the last time because of ``problem``. ``outcome`` is "promoted", "rejected" or "withdrawn", None while it
+    lasts.
     """
 
     id: int
@@ -39,6 +43,7 @@ class Shadow(NamedTuple):
     first: int
     scored_to: int
     looks: int
+    looked_at: int
     failures: int
     problem: str
     ended_at: float | None
@@ -69,29 +74,35 @@ class Compared(NamedTuple):
     shadow_low: float
     shadow_high: float
     sender: str
+    row: tuple[Feature, ...]  # its features
 
 
 def begin(store: Store, model: str, version: str, run_id: str) -> Shadow:
     """Return the version's time in the shadow: the one that lasts, or a new one; that of another version is over."""
     with store.writing() as connection:
-        found = _current(connection, model)
-        if found is not None and (found.version, found.run_id) == (version, run_id):
-            return found
-        _end_all(connection, model, WITHDRAWN, f"version {version} took its place")
-        newest = connection.scalar(sa.select(sa.func.max(store.predictions.c.id))) or 0
-        label = connection.scalar(sa.select(sa.func.max(labels.c.id))) or 0
-        where = {"first": newest, "scored_to": newest, "first_label": label}
-        values = {"model": model, "version": version, "run_id": run_id}
-        connection.execute(shadows.insert().values(began_at=time.time(), **values, **where))
-        begun = _current(connection, model)
-    assert begun is not None
-    return begun
+        return _begin(store, connection, model, version, run_id)
 
 
-def end(store: Store, model: str, outcome: str, reason: str) -> None:
-    """Note that the version in the shadow has left it, if there is one."""
+def begin_unless_changed(store: Store, model: str, version: str, run_id: str, seen: Shadow | None) -> Shadow | None:
+    """Do the same for who saw in the registry that a version has the alias, and the newest time in the store before.
+
+    Returns None where another time has begun or ended since: what was seen in the registry may be old.
+    """
     with store.writing() as connection:
-        _end_all(connection, model, outcome, reason)
+        now = _newest(connection, model)
+        if (now and (now.id, now.ended_at)) != (seen and (seen.id, seen.ended_at)):
+            return None
+        return _begin(store, connection, model, version, run_id)
+
+
+def end(store: Store, model: str, outcome: str, reason: str, *, decided: Shadow | None = None) -> None:
+    """Note that the version in the shadow has left it, if there is one.
+
+    ``decided`` is the time that this was decided of: also where somebody has noted meanwhile that its alias is gone.
+    """
+    with store.writing() as connection:
+        condition = _lasting(model) if decided is None else shadows.c.id == decided.id
+        _end(connection, condition, outcome, reason)
 
 
 def current(store: Store, model: str) -> Shadow | None:
@@ -126,32 +137,34 @@ def add_values(store: Store, shadow: Shadow, values: Sequence[Value], scored_to:
         _set(connection, shadow, **progress)
 
 
-def note_attempt(store: Store, shadow: Shadow, problem: str) -> None:
-    """Note that it is about to score, which counts as failed for this reason unless `note_scored` follows."""
+def note_problem(store: Store, shadow: Shadow, failures: int, problem: str) -> None:
+    """Note how often in a row it could not score, and why; who begins to score notes it for the case of a kill."""
     with store.writing() as connection:
-        _set(connection, shadow, failures=shadow.failures + 1, problem=problem)
+        _set(connection, shadow, failures=failures, problem=problem)
 
 
-def note_scored(store: Store, shadow: Shadow) -> None:
-    """Note that it can score."""
+def note_look(store: Store, shadow: Shadow, labels_there: int) -> None:
+    """Note that its evidence was looked at, so many labels, and did not decide."""
     with store.writing() as connection:
-        _set(connection, shadow, failures=0, problem="")
-
-
-def note_look(store: Store, shadow: Shadow) -> None:
-    """Note that its evidence was looked at and did not decide."""
-    with store.writing() as connection:
-        _set(connection, shadow, looks=shadow.looks + 1)
+        _set(connection, shadow, looks=shadow.looks + 1, looked_at=labels_there)
 
 
 def forget_values(store: Store, before: float) -> None:
-    """Delete values that were made before a time (unix seconds), a few at once: predictions are written meanwhile."""
+    """Delete values that were made before a time (unix seconds), of times that are over.
+
+    A few at once, as predictions are written meanwhile, and not all of very many: the next call goes on.
+    """
     value = shadow_values.c
-    some = sa.select(value.id).where(value.scored_at < before).limit(FORGOTTEN_AT_ONCE)
-    while True:
+    lasting = sa.select(sa.func.min(shadows.c.first)).where(shadows.c.ended_at.is_(None)).scalar_subquery()
+    old = (value.scored_at < before) & (value.id <= sa.func.coalesce(lasting, sa.literal(2**62)))
+    some = sa.select(value.id).where(old).limit(FORGOTTEN_AT_ONCE)
+    for _ in range(MOST_FORGOTTEN // FORGOTTEN_AT_ONCE):
+        with store.reading() as connection:
+            ids = connection.scalars(some).all()
+        if not ids:
+            return
         with store.writing() as connection:
-            if ids := connection.scalars(some).all():
-                connection.execute(shadow_values.delete().where(value.id.in_(ids)))
+            connection.execute(shadow_values.delete().where(value.id.in_(ids)))
         if len(ids) < FORGOTTEN_AT_ONCE:
             return
         time.sleep(PAUSE_SECONDS)
@@ -161,29 +174,31 @@ def compared(store: Store, shadow: Shadow, champion: str | None, limit: int) -> 
     """Return labelled predictions of the version ``champion`` that it has scored, those labelled last first.
 
     Those of every version that has answered meanwhile where ``champion`` is None; of a time that is over, what was
-    labelled before its end.
+    labelled before its end. They are looked for among the newest labels, ten times as many.
     """
     made, value = store.predictions.c, shadow_values.c
     by_champion = sa.true() if champion is None else made.model_version == champion
     during = labels.c.id > shadow.first_label
     if shadow.last_label is not None:
         during &= labels.c.id <= shadow.last_label
+    # From the labels, of which there are far fewer than values: both databases would begin with a range of these.
+    valid = sa.select(labels).where(during, labels.c.revocation.is_(None))
+    newest = valid.order_by(labels.c.id.desc()).limit(LOOKED_THROUGH * limit).subquery()
     query = (
         sa.select(
-            *(labels.c.actual_value, made.prediction, made.low, made.high, value.value, value.low, value.high),
-            sa.func.coalesce(labels.c.sender, NO_SENDER),
+            *(newest.c.actual_value, made.prediction, made.low, made.high, value.value, value.low, value.high),
+            sa.func.coalesce(newest.c.sender, NO_SENDER),
+            *(made[name] for name in store.feature_names),
         )
-        .select_from(labels)
-        .join(store.predictions, made.prediction_id == labels.c.prediction_id)
+        .select_from(newest)
+        .join(store.predictions, made.prediction_id == newest.c.prediction_id)
         .join(shadow_values, value.id == made.id)
-        # Not by a range of its values, of which there are many more than labels: both databases would begin there.
-        .where(during, labels.c.revocation.is_(None))
         .where(by_champion, value.version == shadow.version, made.id > shadow.first)
-        .order_by(labels.c.id.desc())
+        .order_by(newest.c.id.desc())
         .limit(limit)
     )
     with store.reading() as connection:
-        return [Compared(*row) for row in connection.execute(query)]
+        return [Compared._make([*found[:8], tuple(found[8:])]) for found in connection.execute(query)]
 
 
 def errors(labelled: Sequence[Compared]) -> tuple[float, float]:
@@ -208,23 +223,40 @@ def newest_pairs(store: Store, shadow: Shadow, limit: int) -> list[tuple[float, 
         return [(float(answered), float(own)) for answered, own in connection.execute(query)]
 
 
-def count_values(store: Store, shadow: Shadow) -> int:
-    """Return how many predictions it has scored by now."""
-    with store.reading() as connection:
-        return int(connection.scalar(sa.select(shadows.c.scored).where(shadows.c.id == shadow.id)) or 0)
+def _begin(store: Store, connection: sa.Connection, model: str, version: str, run_id: str) -> Shadow:
+    found = _current(connection, model)
+    if found is not None and (found.version, found.run_id) == (version, run_id):
+        return found
+    _end(connection, _lasting(model), WITHDRAWN, f"version {version} took its place")
+    newest = connection.scalar(sa.select(sa.func.max(store.predictions.c.id))) or 0
+    label = connection.scalar(sa.select(sa.func.max(labels.c.id))) or 0
+    where = {"first": newest, "scored_to": newest, "first_label": label}
+    values = {"model": model, "version": version, "run_id": run_id}
+    connection.execute(shadows.insert().values(began_at=time.time(), **values, **where))
+    begun = _current(connection, model)
+    assert begun is not None
+    return begun
+
+
+def _lasting(model: str) -> sa.ColumnElement[bool]:
+    return (shadows.c.model == model) & shadows.c.ended_at.is_(None)
 
 
 def _current(connection: sa.Connection, model: str) -> Shadow | None:
-    lasting = (shadows.c.model == model) & shadows.c.ended_at.is_(None)
-    found = connection.execute(sa.select(shadows).where(lasting).order_by(shadows.c.id.desc()).limit(1)).first()
+    newest = _newest(connection, model)
+    return newest if newest is not None and newest.ended_at is None else None
+
+
+def _newest(connection: sa.Connection, model: str) -> Shadow | None:
+    query = sa.select(shadows).where(shadows.c.model == model).order_by(shadows.c.id.desc()).limit(1)
+    found = connection.execute(query).first()
     return None if found is None else Shadow(*found)
 
 
-def _end_all(connection: sa.Connection, model: str, outcome: str, reason: str) -> None:
-    lasting = (shadows.c.model == model) & shadows.c.ended_at.is_(None)
+def _end(connection: sa.Connection, which: sa.ColumnElement[bool], outcome: str, reason: str) -> None:
     newest = sa.select(sa.func.coalesce(sa.func.max(labels.c.id), 0)).scalar_subquery()
     values = {"ended_at": time.time(), "outcome": outcome, "reason": reason, "last_label": newest}
-    connection.execute(shadows.update().where(lasting).values(values))
+    connection.execute(shadows.update().where(which).values(values))
 
 
 def _set(connection: sa.Connection, shadow: Shadow, **values: Any) -> None:

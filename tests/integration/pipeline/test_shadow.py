@@ -20,6 +20,7 @@ from tableloop.model.intervals import Answers
 from tableloop.settings import Settings
 from tableloop.state import prediction_rows, shadows
 from tableloop.state.layout import Layout
+from tableloop.state.shadow_evidence import MOST_FAILURES
 from tableloop.table import load_table
 from tests.integration.pipeline.conftest import ROOT, Project
 
@@ -70,7 +71,9 @@ def look(project: Project) -> int:
         return shadow_scoring.look(Settings(promote="ask"), writer)
 
 
-def answer(project: Project, error: float, count: int = 80, *, labels: bool = True) -> None:
+def answer(
+    project: Project, error: float, count: int = 80, *, labels: bool = True, sender: str = "administrator"
+) -> None:
     """Log answers of version 1 to random rows of the table that err by about so much, and label them."""
     frame = pd.read_csv(ROOT / "data/raw/california_housing.csv").sample(count, random_state=count)
     actual = frame[TABLE.target_name].to_numpy()
@@ -86,7 +89,7 @@ def answer(project: Project, error: float, count: int = 80, *, labels: bool = Tr
         if labels:
             pairs = zip(rows, actual.tolist(), strict=True)
             sent = [prediction_rows.Sent(name, value, sure=True) for (name, *_), value in pairs]
-            writer.insert_labels(sent, "administrator", TABLE)
+            writer.insert_labels(sent, sender, TABLE)
 
 
 @pytest.mark.usefixtures("place")
@@ -95,7 +98,7 @@ def test_a_worse_version_is_rejected_by_labels(waiting: Project) -> None:
     assert client.get_model_version_by_alias(waiting.model, "Shadow").version == "2"
     answer(waiting, 0.1, labels=False)
     assert check(waiting) == (0, "")
-    assert shadows.count_values(waiting.store, current(waiting)) == 80
+    assert current(waiting).scored == 80
     answer(waiting, 0.1, 81)
     code, output = check(waiting)
     assert code == LEFT, output
@@ -155,8 +158,30 @@ def test_an_alias_that_was_taken_away_ends_it_and_one_given_by_hand_begins_it(wa
     client.set_registered_model_alias(waiting.model, "Shadow", "2")
     assert check(waiting) == (0, "version 2 is in the shadow: it scores what version 1 answers\n")
     client.set_registered_model_alias(waiting.model, "Shadow", "1")
-    assert check(waiting)[0] == LEFT
-    assert shadows.current(waiting.store, waiting.model) is None
+    assert check(waiting)[0] == 0  # it serves
+    client.set_registered_model_alias(waiting.model, "Shadow", "2")
+    assert waiting.run("promote", "2", "--reason", "agreed")[0] == 0
+    assert shadows.history(waiting.store, waiting.model, 1)[0].outcome == "promoted"
+    client.set_registered_model_alias(waiting.model, "Shadow", "2")  # as by hand, or as a killed verdict leaves it
+    assert waiting.run("rollback", "--reason", "too high")[0] == 0
+    assert client.get_model_version(waiting.model, "2").aliases == []
+
+
+def test_a_version_that_was_rejected_does_not_come_back_by_its_alias(waiting: Project) -> None:
+    assert waiting.run("promote", "2", "--reject", "--reason", "not this one")[0] == 0
+    client_of(waiting).set_registered_model_alias(waiting.model, "Shadow", "2")
+    answer(waiting, 2.0)
+    code, output = check(waiting)
+    assert code == LEFT, output
+    assert "version 2 is rejected: it was rejected by" in output
+
+
+def test_labels_of_one_bounded_sender_do_not_count_and_the_reason_says_so(waiting: Project) -> None:
+    answer(waiting, 2.0, sender="shop")
+    code, output = check(waiting, SHADOW_DAYS="0.000001")
+    assert code == LEFT, output
+    assert "80 labels have come, of which 0 count" in output
+    assert "It is in the shadow until" in waiting.retrain()  # nothing was said against it
 
 
 def test_files_that_were_changed_are_not_run_and_the_version_is_rejected(waiting: Project) -> None:
@@ -164,12 +189,11 @@ def test_files_that_were_changed_are_not_run_and_the_version_is_rejected(waiting
     assert check(waiting, PROMOTE="ask")[0] == 0
     (files,) = Layout(waiting.state).shadow.iterdir()
     next((files / "scorer").iterdir()).write_bytes(b"changed")
-    for attempt in range(3):
-        answer(waiting, 2.0, 10 + attempt, labels=False)
-        assert shadows.current(waiting.store, waiting.model) is not None
-        code, output = check(waiting, PROMOTE="shadow" if attempt == 2 else "ask")
+    shadows.note_problem(waiting.store, current(waiting), MOST_FAILURES - 1, "")
+    answer(waiting, 2.0, 10, labels=False)
+    code, output = check(waiting)
     assert code == LEFT, output
-    assert "it could not score requests, 3 times in a row: its files are not those it was made with" in output
+    assert "it could not score requests: its files are not those it was made with" in output
 
 
 class Spoilt(MlflowRegistry):
@@ -196,8 +220,8 @@ def test_values_that_are_no_numbers_are_not_kept_and_count_as_a_failure(
     monkeypatch.setattr(shadow_scoring, "MlflowRegistry", Spoilt)
     assert look(waiting) == 0
     shadow = current(waiting)
-    assert shadows.count_values(waiting.store, shadow) == 40
-    assert (shadow.failures, shadow.problem) == (1, "it predicts values that are not finite")
+    assert shadow.scored == 40
+    assert (shadow.failures, shadow.problem) == (MOST_FAILURES, "it predicts values that are not finite")
 
 
 def test_one_that_is_killed_goes_on_where_it_was(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +239,6 @@ def test_one_that_is_killed_goes_on_where_it_was(waiting: Project, monkeypatch: 
         patched.setattr("time.sleep", killed)  # after the first commit
         with pytest.raises(KilledError):
             look(waiting)
-    assert shadows.count_values(waiting.store, current(waiting)) == shadow_scoring.ROWS_PER_COMMIT
+    assert current(waiting).scored == shadow_scoring.ROWS_PER_COMMIT
     assert look(waiting) == 0
-    assert shadows.count_values(waiting.store, current(waiting)) == 200
+    assert current(waiting).scored == 200

@@ -72,7 +72,7 @@ def test_both_are_compared_on_the_same_labels(client: TestClient, settings: Sett
         "shadow_predictions_scored": 3
     }
     label(client, store, names[0], 0.25)
-    shadows.note_attempt(store, shadow, "no such file")
+    shadows.note_problem(store, shadow, 1, "no such file")
     found = samples(client)
     assert found == pytest.approx(
         {

@@ -65,18 +65,18 @@ def test_a_version_in_the_shadow_is_shown_with_what_labels_say(
     shadow = shadows.begin(store, settings.model_name, "5", "run 5")
     waits = "it waits for make promote VERSION=5 or make reject VERSION=5"
     assert shown(settings, capsys) == ["version 5 since then: 0 predictions scored, no labels of them yet", waits]
-    features = [*table.example.values()]
+    first, *others = table.example.values()
     with closing(store.writer()) as writer:
-        writer.insert([row(f"p{n}", "r", 1.0, "4", features, 2.0, 1.0, 3.0) for n in range(120)])
+        writer.insert([row(f"p{n}", "r", 1.0, "4", [float(first) + n, *others], 2.0, 1.0, 3.0) for n in range(120)])
         newest = store.newest_predictions(200)[::-1]
         values = [shadows.Value(made.id, 2.25, 1.0, 3.0) for made in newest]
         shadows.add_values(store, shadow, values, newest[-1].id)
         writer.insert_labels([Sent(f"p{n}", 2.5) for n in range(45)], "administrator", table)
     judged = "version 5 since then: 120 predictions scored, 45 labels judge it, RMSE 0.250 against 0.500 of version 4"
     assert shown(settings, capsys) == [judged, waits]
-    shadows.note_attempt(store, shadow, "no such file")  # or it is about to score
+    shadows.note_problem(store, shadow, 1, "no such file")  # or it is about to score
     assert shown(settings, capsys) == [judged, waits]
-    shadows.note_attempt(store, shadow._replace(failures=1), "no such file")
+    shadows.note_problem(store, shadow, 2, "no such file")
     settings = settings.model_copy(update={"promote": "shadow", "shadow_days": 2.0})
     latest = datetime.fromtimestamp(shadow.began_at, UTC) + timedelta(days=2)
     assert shown(settings, capsys) == [

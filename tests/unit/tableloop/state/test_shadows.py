@@ -97,7 +97,7 @@ def test_values_are_kept_once_though_two_looks_write_them(store: Store) -> None:
     score(store, shadow, ids[:3])
     score(store, shadow, ids[3:0:-1], value=9.0)  # the newest first, and what a killed look has written already
     assert shadows.newest_pairs(store, shadow, 9) == [(2.0, 9.0), *[(2.0, 2.25)] * 3]
-    assert shadows.count_values(store, shadow) == 4 == current(store).scored
+    assert current(store).scored == 4
     shadows.add_values(store, shadow, [], ids[4])
     assert current(store).scored_to == ids[4]
     score(store, shadow, ids[:1])  # a slower one
@@ -119,25 +119,23 @@ def test_a_look_that_ends_after_the_version_has_left_writes_nothing(store: Store
     later = shadows.begin(store, MODEL, "3", "run 3")
     ids = predict(store, "a", "b")
     score(store, former, ids)
-    assert shadows.count_values(store, former) == 0
+    assert shadows.history(store, MODEL, 2)[1].scored == 0
     score(store, later, ids)
-    assert shadows.count_values(store, later) == 2
+    assert current(store).scored == 2
     assert shadows.newest_pairs(store, former, 9) == []
 
 
 def test_failures_in_a_row_are_counted_until_it_scores(store: Store) -> None:
     shadow = shadows.begin(store, MODEL, "2", "run")
-    shadows.note_attempt(store, shadow, "killed")
-    shadows.note_attempt(store, shadow, "no such file")  # the same attempt, with its reason
-    assert (current(store).failures, current(store).problem) == (1, "no such file")
-    shadows.note_attempt(store, current(store), "killed")
-    assert current(store).failures == 2
+    shadows.note_problem(store, shadow, 1, "killed")
+    shadows.note_problem(store, shadow, 2, "no such file")
+    assert (current(store).failures, current(store).problem) == (2, "no such file")
     score(store, shadow, predict(store, "a"))
-    assert (current(store).failures, current(store).problem) == (2, "killed")
-    shadows.note_scored(store, shadow)
+    assert (current(store).failures, current(store).problem) == (2, "no such file")
+    shadows.note_problem(store, shadow, 0, "")
     assert (current(store).failures, current(store).problem) == (0, "")
-    shadows.note_look(store, current(store))
-    assert current(store).looks == 1
+    shadows.note_look(store, current(store), 70)
+    assert (current(store).looks, current(store).looked_at) == (1, 70)
 
 
 def test_labels_of_the_same_rows_judge_both(store: Store) -> None:
@@ -147,7 +145,7 @@ def test_labels_of_the_same_rows_judge_both(store: Store) -> None:
     score(store, shadow, ids)
     label(store, "before", "c", "other")
     label(store, "a", "b", sender="somebody")
-    both = Compared(2.5, 2.0, 1.0, 3.0, 2.25, 1.5, 3.5, "crm")
+    both = Compared(2.5, 2.0, 1.0, 3.0, 2.25, 1.5, 3.5, "crm", tuple(TABLE.example.values()))
     expected = [both._replace(sender="somebody")] * 2 + [both]
     assert shadows.compared(store, shadow, "1", 9) == expected
     assert shadows.compared(store, shadow, "1", 2) == expected[:2]
@@ -183,7 +181,7 @@ def test_the_second_time_in_the_shadow_begins_anew(store: Store) -> None:
     score(store, again, predict(store, "c"))
     label(store, "c")
     assert len(shadows.compared(store, again, "1", 9)) == 1
-    assert shadows.count_values(store, again) == 1
+    assert current(store).scored == 1
 
 
 def test_old_values_are_forgotten_a_few_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,10 +193,36 @@ def test_old_values_are_forgotten_a_few_at_once(store: Store, monkeypatch: pytes
     time.sleep(0.01)
     score(store, shadow, ids[5:])
     shadows.forget_values(store, between)
+    assert len(shadows.newest_pairs(store, shadow, 9)) == 7  # it is to be judged by them yet
+    shadows.end(store, MODEL, "rejected", "worse")
+    shadows.forget_values(store, between)
     assert len(shadows.newest_pairs(store, shadow, 9)) == 2
-    assert shadows.count_values(store, shadow) == 7  # which it has scored all the same
+    assert shadows.history(store, MODEL, 1)[0].scored == 7  # which it has scored all the same
     shadows.forget_values(store, time.time() + 1)
     assert shadows.newest_pairs(store, shadow, 9) == []
+
+
+def test_what_was_seen_before_somebody_decided_begins_nothing(store: Store) -> None:
+    seen = shadows.begin(store, MODEL, "2", "run")
+    assert shadows.begin_unless_changed(store, MODEL, "2", "run", seen) == seen
+    shadows.begin(store, MODEL, "3", "run 3")
+    assert shadows.begin_unless_changed(store, MODEL, "2", "run", seen) is None
+    seen = current(store)
+    shadows.end(store, MODEL, "rejected", "worse")
+    assert shadows.begin_unless_changed(store, MODEL, "3", "run 3", seen) is None
+    assert shadows.current(store, MODEL) is None
+    (over,) = shadows.history(store, MODEL, 1)
+    begun = shadows.begin_unless_changed(store, MODEL, "3", "run 3", over)
+    assert begun is not None
+    assert begun.id != over.id
+
+
+def test_what_was_decided_stands_over_that_the_alias_is_gone(store: Store) -> None:
+    shadow = shadows.begin(store, MODEL, "2", "run")
+    shadows.end(store, MODEL, shadows.WITHDRAWN, "the alias was taken from it")
+    shadows.end(store, MODEL, "rejected", "by ada", decided=shadow)
+    (over,) = shadows.history(store, MODEL, 1)
+    assert (over.outcome, over.reason) == ("rejected", "by ada")
 
 
 def test_many_looks_at_once_put_one_version_into_the_shadow(store: Store, place: Path | str) -> None:
@@ -221,7 +245,7 @@ def test_a_store_of_before_has_none_and_takes_one(store: Store, place: Path | st
     assert [(made["actual_value"], made["shadow_version"]) for made in part] == [(2.5, None)]
     shadow = shadows.begin(later, MODEL, "2", "run")
     score(later, shadow, predict(later, "b"))
-    assert shadows.count_values(later, shadow) == 1
+    assert current(later).scored == 1
 
 
 def test_an_id_is_not_given_to_another_prediction_after_the_old_ones_are_gone(tmp_path: Path) -> None:
@@ -264,7 +288,7 @@ def queries(store: Store, shadow: Shadow) -> Iterator[tuple[str, Any]]:
 
     assert len(shadows.compared(store, shadow, "1", 500)) == 500
     assert len(shadows.newest_pairs(store, shadow, 500)) == 500
-    assert shadows.count_values(store, shadow) == 3_000
+    assert current(store).scored == 3_000
     assert len(store.newest_predictions(5_000, after=shadow.first)) == 3_000
     shadows.forget_values(store, 0.0)
     score(store, shadow, [shadow.scored_to])
