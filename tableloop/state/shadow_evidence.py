@@ -44,10 +44,12 @@ def evidence(store: Store, shadow: Shadow, champion: str, share: float) -> Evide
     A row, as its features, counts once, with its newest label; one sender has at most a share of them.
     """
     found = compared(store, shadow, champion, MOST)
-    rows = list({row.row: row for row in reversed(found)}.values())[::-1]
-    left = bounded(Counter(row.sender for row in rows), share)
+    newest: dict[tuple[object, ...], Compared] = {}
+    for row in found:
+        newest.setdefault(row.row, row)
+    left = bounded(Counter(row.sender for row in newest.values()), share)
     kept = []
-    for row in rows:
+    for row in newest.values():
         if left[row.sender]:
             left[row.sender] -= 1
             kept.append(row)

@@ -155,9 +155,11 @@ def forget_values(store: Store, before: float) -> None:
     A few at once, as predictions are written meanwhile, and not all of very many: the next call goes on.
     """
     value = shadow_values.c
-    lasting = sa.select(sa.func.min(shadows.c.first)).where(shadows.c.ended_at.is_(None)).scalar_subquery()
-    old = (value.scored_at < before) & (value.id <= sa.func.coalesce(lasting, sa.literal(2**62)))
-    some = sa.select(value.id).where(old).limit(FORGOTTEN_AT_ONCE)
+    with store.reading() as connection:
+        kept_after = connection.scalar(sa.select(sa.func.min(shadows.c.first)).where(shadows.c.ended_at.is_(None)))
+    some = sa.select(value.id).where(value.scored_at < before).limit(FORGOTTEN_AT_ONCE)
+    if kept_after is not None:
+        some = some.where(value.id <= kept_after)
     for _ in range(MOST_FORGOTTEN // FORGOTTEN_AT_ONCE):
         with store.reading() as connection:
             ids = connection.scalars(some).all()
