@@ -33,6 +33,7 @@ endif
 
 # Each of these trains several times, or waits for minutes as alerts do.
 LOOP_TESTS := tests/integration/pipeline/test_labels.py tests/integration/pipeline/test_gate.py tests/integration/pipeline/test_onnx_scorer.py \
+    tests/integration/pipeline/test_shadow.py \
     tests/integration/monitoring/test_drift_monitor.py tests/integration/monitoring/test_alerts.py tests/tables tests/upgrade \
     tests/integration/appliance/test_on_postgres.py tests/integration/pipeline/test_dask.py tests/integration/pipeline/test_shared_workspace.py \
     tests/integration/appliance/test_migrate.py tests/integration/pipeline/test_large_table.py

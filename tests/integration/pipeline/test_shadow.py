@@ -28,16 +28,41 @@ TABLE = load_table()
 LEFT = 4
 
 
-@pytest.fixture
-def waiting(trained: Project, tmp_path: Path, request: pytest.FixtureRequest) -> Project:
-    """Return a project whose version 2, a worse one, waits in the shadow of version 1."""
-    project = trained.copy(tmp_path)
-    if "place" in request.fixturenames and isinstance(place := request.getfixturevalue("place"), str):
-        project.database_url = place
-    project.model, project.promote = f"Shadow{tmp_path.name}", "shadow"
+@pytest.fixture(scope="module")
+def template(trained: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project that has trained a second version, a worse one."""
+    project = trained.copy(tmp_path_factory.mktemp("template"))
+    project.model, project.promote = "ShadowTemplate", "shadow"
     project.retrain()
     project.change("train", candidates={"linear": {}})
     assert "It is in the shadow until" in project.retrain()
+    return project
+
+
+@pytest.fixture
+def waiting(template: Project, tmp_path: Path, request: pytest.FixtureRequest) -> Project:
+    """Return a project of its own whose version 2 waits in the shadow of version 1; the files are of the template."""
+    project = template.copy(tmp_path)
+    project.model, project.promote = f"Shadow{tmp_path.name}", "shadow"
+    if "place" in request.fixturenames and isinstance(place := request.getfixturevalue("place"), str):
+        project.database_url = place
+    client = client_of(project)
+    client.create_registered_model(project.model)
+    for number in ("1", "2"):
+        made = client.get_model_version(template.model, number)
+        client.create_model_version(
+            project.model,
+            source=made.source,
+            run_id=made.run_id,
+            tags=made.tags,
+            model_id=made.source.removeprefix("models:/"),
+        )
+        if number == "1":
+            client.set_registered_model_alias(project.model, "Production", number)
+            project.store.record_serving(project.model, number, made.run_id, "promoted")
+        else:
+            client.set_registered_model_alias(project.model, "Shadow", number)
+            shadows.begin(project.store, project.model, number, made.run_id)
     return project
 
 
@@ -142,11 +167,11 @@ def test_values_are_those_of_the_version(waiting: Project) -> None:
 def test_few_labels_wait_and_time_that_is_over_rejects_for_good(waiting: Project) -> None:
     answer(waiting, 2.0, 59)
     assert check(waiting) == (0, "")
-    assert waiting.run("revoke", "--sender", "administrator", "--reason", "a test")[0] == 0
     code, output = check(waiting, SHADOW_DAYS="0.000001")
     assert code == LEFT
     assert "version 2 is rejected: SHADOW_DAYS=1e-06 are over" in output
-    assert "0 labels have come" in output
+    assert "59 labels have come" in output
+    assert waiting.run("revoke", "--sender", "administrator", "--reason", "a test")[0] == 0  # else another is trained
     assert "it was rejected in the shadow: SHADOW_DAYS" in waiting.retrain()
     assert check(waiting) == (0, "")
 
@@ -170,6 +195,7 @@ def test_an_alias_that_was_taken_away_ends_it_and_one_given_by_hand_begins_it(wa
 def test_a_version_that_was_rejected_does_not_come_back_by_its_alias(waiting: Project) -> None:
     assert waiting.run("promote", "2", "--reject", "--reason", "not this one")[0] == 0
     client_of(waiting).set_registered_model_alias(waiting.model, "Shadow", "2")
+    assert check(waiting)[0] == 0
     answer(waiting, 2.0)
     code, output = check(waiting)
     assert code == LEFT, output
