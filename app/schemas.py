@@ -696,6 +696,7 @@ class DriftMonitor(BaseModel):
     )
     retraining: bool = about("Whether a retraining that it started is running")
     retrain_on_drift: bool = about("The setting `RETRAIN_ON_DRIFT`")
+    promote: str = about("The setting `PROMOTE`")
 
 
 class Retraining(BaseModel):

@@ -21,6 +21,7 @@ from tableloop.model.shapley import BACKGROUND_ROWS, representative
 from tableloop.table import load_table
 from tableloop.version_files import SCORER
 from tests.integration.service.conftest import (
+    ALIAS,
     EXAMPLE,
     KEY,
     NAME,
@@ -39,6 +40,7 @@ ANSWER = TABLE.answer
 
 @pytest.fixture(scope="module")
 def service(registry: Registry, spatial_version: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    before = registry.client.get_model_version_by_alias(NAME, ALIAS).version
     registry.promote(spatial_version)
     state_dir = tmp_path_factory.mktemp("service") / "state"
     state_dir.mkdir()
@@ -47,6 +49,7 @@ def service(registry: Registry, spatial_version: str, tmp_path_factory: pytest.T
     assert service.get("/ready").json()["model_version"] == spatial_version
     yield service
     service.stop()
+    registry.promote(before)  # which other files know
 
 
 def explained(service: Service, row: dict[str, float]) -> dict[str, Any]:

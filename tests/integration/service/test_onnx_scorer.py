@@ -21,6 +21,7 @@ from tableloop.model.onnx_scorer import TREES
 from tableloop.table import load_table
 from tableloop.version_files import SCORER
 from tests.integration.service.conftest import (
+    ALIAS,
     KEY,
     NAME,
     POLL_SECONDS,
@@ -36,10 +37,12 @@ FEATURE_NAMES = load_table().feature_names
 
 
 @pytest.fixture(scope="module")
-def published(registry: Registry, spatial_version: str) -> str:
-    """Return a version of the shipped spatial model with its scorer; it is promoted."""
+def published(registry: Registry, spatial_version: str) -> Iterator[str]:
+    """Yield a version of the shipped spatial model with its scorer, while it is promoted."""
+    before = registry.client.get_model_version_by_alias(NAME, ALIAS).version
     registry.promote(spatial_version)
-    return spatial_version
+    yield spatial_version
+    registry.promote(before)
 
 
 @pytest.fixture(scope="module")
