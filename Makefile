@@ -116,7 +116,7 @@ restore:  ## put the backup FILE in place of the state, while nothing runs; the 
 migrate-to:  ## move the state to PostgreSQL and object storage, in passes (FILE= has DATABASE_URL, ARTIFACTS_URI; or the environment)
 	@./entrypoint.sh python -m appliance.migrate "$(FILE)"
 
-simulate:  ## tell a story of three minutes to the running appliance (SCENARIO=drift, steady, burst or shadow)
+simulate:  ## tell a story of some minutes to the running appliance (SCENARIO=drift, steady, burst or shadow)
 	@./entrypoint.sh python -m scenarios $(SCENARIO)
 
 test: $(VENV)/.development .runtime/mlflow.db  ## run the tests: real servers on free ports, state in temporary directories

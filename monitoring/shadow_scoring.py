@@ -26,6 +26,7 @@ import yaml
 
 from app.champion import Matrix, Version, tried
 from app.model_loader import MlflowRegistry
+from monitoring.drift_monitor import LEFT_THE_SHADOW
 from tableloop.settings import Settings
 from tableloop.state import shadows
 from tableloop.state.database import Store
@@ -34,12 +35,9 @@ from tableloop.state.shadow_evidence import MOST_FAILURES, evidence, verdict_due
 from tableloop.state.shadows import Shadow, Value
 from tableloop.table import load_table, params_file
 
-LEFT: Final = 4
 MOST_ROWS: Final = 2_000  # scored at a look, the newest
-# A commit takes some two milliseconds, for which predictions have to wait in SQLite: those of a half of a percent of
-# the time, where looks are 15 s apart.
-ROWS_PER_COMMIT: Final = 50
-PAUSE_SECONDS: Final = 0.05
+ROWS_PER_COMMIT: Final = 50  # some milliseconds, for which predictions may have to wait in SQLite
+PAUSE_SECONDS: Final = 0.05  # between commits
 VERDICT: Final = (sys.executable, "-m", "pipeline.shadow_verdict")
 
 
@@ -168,7 +166,7 @@ def _scored(registry: MlflowRegistry, shadow: Shadow, files: Path, rows: Matrix)
 
 def _left(shadow: Shadow) -> int:
     _say(f"version {shadow.version} has left the shadow")
-    return LEFT
+    return LEFT_THE_SHADOW
 
 
 def _say(text: str) -> None:

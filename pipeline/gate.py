@@ -9,8 +9,8 @@
   but not by more than ``most_fall`` times: further than that only a person goes.
 - The first version passes. A version that was rolled back or rejected by hand does not pass again, and no version
   passes a champion that could not be scored: a gate that cannot judge says no.
-- With PROMOTE=shadow a version that passes is tried on the requests to come (`judge_shadow`). There also those come
-  that only the old test rows speak against, unless they fell too far: in a changed market these say little.
+- With PROMOTE=shadow a version that passes is tried on the requests to come (`judge_shadow`). So is one that only the
+  old test rows speak against, unless it fell too far: in a changed market these rows say little.
 - A person may overrule all of that with a reason, but not a compiled scorer that answers otherwise than the model.
 """
 

@@ -17,6 +17,7 @@ WAIT_SECONDS = 120
 CHECK_SECONDS = 5.0
 MOST_PAGES = 10  # of a search, where other models have names that are alike
 WANTS_LOGIN = (401, 403)
+ABSENT = ("RESOURCE_DOES_NOT_EXIST",)
 HERE = "mlflow-artifacts:"  # begins the address of artifacts that a server hands through
 # The server is beside us or on a private network: a proxy of the environment has no business in between.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -84,12 +85,8 @@ def check_server(uri: str, experiment: str, login: str = "") -> None:
 
 
 def _experiment(uri: str, login: str, call: str, **query: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = _get(uri, f"mlflow/experiments/{call}", CHECK_SECONDS, login, **query)["experiment"]
-    except urllib.error.HTTPError as error:
-        if _error_code(error) == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+    answer = _get_if_there(uri, f"mlflow/experiments/{call}", CHECK_SECONDS, login, ABSENT, **query)
+    found: dict[str, Any] | None = answer and answer["experiment"]
     return found
 
 
@@ -112,14 +109,10 @@ def find_alias(uri: str, model: str, alias: str, *, seconds: float = 10, login: 
     OSError
         When the server does not answer, or answers with an error other than "there is none".
     """
-    try:
-        answer = _get(uri, "mlflow/registered-models/alias", seconds, login, name=model, alias=alias)
-    except urllib.error.HTTPError as error:
-        # No such model is a 404, no such alias a 400, told apart from other mistakes by the code in the answer.
-        if _error_code(error) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    version: dict[str, Any] = answer["model_version"]
+    # No such model is a 404, no such alias a 400, told apart from other mistakes by the code in the answer.
+    absent = (*ABSENT, "INVALID_PARAMETER_VALUE")
+    answer = _get_if_there(uri, "mlflow/registered-models/alias", seconds, login, absent, name=model, alias=alias)
+    version: dict[str, Any] | None = answer and answer["model_version"]
     return version
 
 
@@ -156,13 +149,10 @@ def find_aliases(uri: str, model: str, *, seconds: float = 10, login: str = "") 
     OSError
         When the server does not answer, or answers with an error other than "there is none".
     """
-    try:
-        answer = _get(uri, "mlflow/registered-models/get", seconds, login, name=model)
-    except urllib.error.HTTPError as error:
-        if _error_code(error) == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
+    answer = _get_if_there(uri, "mlflow/registered-models/get", seconds, login, name=model)
     aliases: dict[str, list[str]] = {}
+    if answer is None:
+        return aliases
     for alias in answer["registered_model"].get("aliases", []):
         aliases.setdefault(str(alias["version"]), []).append(str(alias["alias"]))
     return aliases
@@ -176,12 +166,9 @@ def run_metrics(uri: str, run_id: str, *, seconds: float = 10, login: str = "") 
     OSError
         When the server does not answer, or answers with an error other than "there is none".
     """
-    try:
-        answer = _get(uri, "mlflow/runs/get", seconds, login, run_id=run_id)
-    except urllib.error.HTTPError as error:
-        if _error_code(error) == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
+    answer = _get_if_there(uri, "mlflow/runs/get", seconds, login, run_id=run_id)
+    if answer is None:
+        return {}
     return {str(metric["key"]): float(metric["value"]) for metric in answer["run"]["data"].get("metrics", [])}
 
 
@@ -224,6 +211,18 @@ def _get(uri: str, call: str, seconds: float, login: str = "", **query: str) -> 
     with _open(address, seconds, login) as answer:
         content: dict[str, Any] = json.load(answer)
     return content
+
+
+def _get_if_there(
+    uri: str, call: str, seconds: float, login: str, absent: tuple[str, ...] = ABSENT, **query: str
+) -> dict[str, Any] | None:
+    """Return the answer, None where it is an error with one of these codes: there is no such thing."""
+    try:
+        return _get(uri, call, seconds, login, **query)
+    except urllib.error.HTTPError as error:
+        if _error_code(error) in absent:
+            return None
+        raise
 
 
 def _error_code(error: urllib.error.HTTPError) -> str | None:
