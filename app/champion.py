@@ -159,7 +159,10 @@ class Champion:
         lines = [
             line
             for value, known, column in zip(row, self.known, TABLE.features, strict=True)
-            if value is not None and (line := _warning(value, known, column))
+            # Most values are numbers in their range; asked here, that takes a third of the time of a call.
+            if not (type(value) is float and type(known) is tuple and known[0] <= value <= known[1])
+            and value is not None
+            and (line := _warning(value, known, column))
         ]
         if kilometres is not None and kilometres > self.far_km:
             lines.append(

@@ -71,9 +71,10 @@ class RequestMiddleware:
         request_id = given or new_id()
         id_header = (b"x-request-id", request_id.encode())
         line: dict[str, Any] = {"request_id": request_id}
-        # The routes answer HEAD as GET, and the server leaves out the body.
+        scope["line"] = line
         method = scope["method"]
-        scope = {**scope, "line": line, "method": "GET" if method == "HEAD" else method}
+        if method == "HEAD":  # the routes answer as to GET, and the server leaves out the body
+            scope = {**scope, "method": "GET"}
         status = 0
         sent_bytes = 0
 
