@@ -8,7 +8,6 @@ STATE_DIR. The table is written to bench/README.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -22,31 +21,27 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
-import pandas as pd
-
-from bench.processes import CONNECTIONS, PROCESSES, command
-from bench.scorer import varied
 from bench.serving import (
-    ROWS,
     WARM_UP_SECONDS,
     Load,
     as_table,
     find_wrk,
+    memory_of,
     model_directory,
     processor,
     servers,
+    single_rows,
     started,
     write,
     wrk_run,
 )
-from pipeline.stage_runner import raw_data
-from tableloop.model.conformal import as_matrix
-from tableloop.table import load_table
 from tests.postgres import Postgres, installed
 from tests.waiting import free_port
 
 BEGIN, END = "<!-- bench/cluster.py writes from here -->", "<!-- to here, as the others -->"
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
+PROCESSES: Final = (1, 2, 4)
+CONNECTIONS: Final = 64
 LEAST_OF_TWO: Final = 1.5  # requests/s of two processes by those of one, where wrk has cores to itself
 LEAST_OF_POSTGRESQL: Final = 0.6  # requests/s by SQLite's, for each number of processes
 
@@ -61,18 +56,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="in which the services take turns (5)")
     parser.add_argument("--dry", action="store_true", help="print only, leave bench/README.md alone")
     options = parser.parse_args()
-    rates = _measure(options)
+    rates, memory = _measure(options)
     cores = len(os.sched_getaffinity(0))
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {cores} cores for the service, PostgreSQL and wrk together, "
-        f"load average {os.getloadavg()[1]:.1f}. Single rows, {CONNECTIONS} connections.",
+        f"load average {os.getloadavg()[1]:.1f}. Single rows, {CONNECTIONS} connections. Latencies in milliseconds; "
+        "memory (PSS) of all processes of the service in MiB.",
         "",
         *as_table(
-            ["store", "processes", "requests/s", "by one process", "by SQLite", "p99"],
+            ["store", "processes", "requests/s", "by one process", "by SQLite", "p99", "memory"],
             [
                 [
                     *(store, count, f"{load.rate:,.0f}", f"{load.rate / rates[store, 1].rate:.2f}"),
-                    *(f"{load.rate / rates[SQLITE, count].rate:.2f}", f"{load.p99:.2f}"),
+                    *(
+                        f"{load.rate / rates[SQLITE, count].rate:.2f}",
+                        f"{load.p99:.2f}",
+                        f"{memory[store, count]:.0f}",
+                    ),
                 ]
                 for (store, count), load in rates.items()
             ],
@@ -87,12 +87,10 @@ def main() -> None:
         write(text, BEGIN, END)
 
 
-def _measure(options: argparse.Namespace) -> dict[Case, Load]:
-    """Return the median round of each store and number of processes."""
-    model, wrk, table = model_directory(options.model), find_wrk(), load_table()
-    service = servers()[0]
-    rows = varied(as_matrix(pd.read_csv(raw_data(table)), table.feature_names), ROWS)
-    bodies = "".join(json.dumps(service.one_body(row)) + "\n" for row in rows[:, None])
+def _measure(options: argparse.Namespace) -> tuple[dict[Case, Load], dict[Case, float]]:
+    """Return the median round of each store and number of processes, and the MiB of memory of its processes."""
+    model, wrk, service = model_directory(options.model), find_wrk(), servers()[0]
+    bodies = single_rows(service)
     cores = os.sched_getaffinity(0)
     cases: list[Case] = [(store, count) for count in PROCESSES for store in (SQLITE, POSTGRESQL)]
     loads: defaultdict[Case, list[Load]] = defaultdict(list)
@@ -103,7 +101,7 @@ def _measure(options: argparse.Namespace) -> dict[Case, Load]:
             one = replace(
                 service,
                 name=f"{store}, {count} processes",
-                command=partial(command, count),
+                command=partial(_command, count),
                 database_url=new_database() if store == POSTGRESQL else "",
             )
             started_one = stack.enter_context(started(one, model, Path(directory) / str(number), cores))
@@ -114,7 +112,13 @@ def _measure(options: argparse.Namespace) -> dict[Case, Load]:
             for case in cases:
                 loads[case].append(wrk_run(wrk, running[case], CONNECTIONS, options.seconds))
                 sys.stdout.write(f"{running[case].server.name}: {loads[case][-1].rate:,.0f}/s\n")
-    return {case: sorted(loads[case], key=attrgetter("rate"))[options.rounds // 2] for case in cases}
+        memory = {case: memory_of(running[case].process) for case in cases}
+    return {case: sorted(loads[case], key=attrgetter("rate"))[options.rounds // 2] for case in cases}, memory
+
+
+def _command(count: int, _port: int) -> list[str]:
+    """Return the command that starts so many processes of the service; their port is in the environment."""
+    return ["env", f"API_PROCESSES={count}", sys.executable, "-m", "app.main"]
 
 
 @contextmanager
