@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from threading import Lock
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
@@ -116,6 +117,25 @@ class Rows(NamedTuple):
         return zip(*(self.others.get(place) or numbers[place].tolist() for place in range(len(numbers))), strict=True)
 
 
+class _Source:
+    """What Arrow reads of CSV: it does so ahead, in a thread of its own that outlives the reader it is for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._reading = Lock()
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, none after `close`."""
+        with self._reading:
+            return b"" if self.closed else self._file.read(size)
+
+    def close(self) -> None:
+        """End reading, and leave the file open."""
+        with self._reading:
+            self.closed = True
+
+
 class TableReader:
     """The rows of a file, batch by batch; memory does not grow with their number.
 
@@ -134,13 +154,16 @@ class TableReader:
         self._columns = table.features
         self._coding = table.coding
         self._text: Text | None = None
+        self._source: _Source | None = None
         self._decimal_mark: str | None = None
         try:
             if kind == "csv":
                 self._text = read_header(file, table.feature_names)
                 found = pa.schema([(name.strip(' "'), pa.string()) for name in self._text.names])
                 self._places = _places(found, kind, table, looks_like(file, is_text=True))
-                self._reader = _open_csv(file, self._text)
+                file.seek(self._text.offset)
+                self._source = _Source(file)
+                self._reader = _open_csv(self._source, self._text)
             else:
                 self._reader = _open_parquet(file)
                 found = self._reader.schema_arrow
@@ -273,11 +296,18 @@ class TableReader:
         """Return problems with the lines of their rows."""
         if self._text is None:
             return problems
+        self._end_reading()
         lines = lines_of(self._file, self._text, {problem.row for problem in problems if problem.row is not None})
         return [replace(problem, line=lines.get(problem.row or 0)) for problem in problems]
 
+    def _end_reading(self) -> None:
+        """Leave the position of the file to others."""
+        if self._source is not None:
+            self._source.close()
+
     def _unreadable(self, error: Exception) -> TableError:
         """Return Arrow's error about the file; it counts the header as row 1."""
+        self._end_reading()
         text = _first_line(error)
         is_text = self._kind == "csv"
         parsed = re.search(r"Row #(\d+): (Expected (\d+) columns, got (\d+).*)", text)
@@ -411,24 +441,18 @@ def _for_csv(schema: pa.Schema) -> pa.Schema:
     return schema
 
 
-def _open_csv(file: BinaryIO, text: Text) -> Any:
+def _open_csv(file: _Source, text: Text) -> Any:
     if len(text.names) > MAX_COLUMNS:
         raise _too_many(len(text.names))
-    parse = pyarrow.csv.ParseOptions(delimiter=text.separator, newlines_in_values=True)
-    # Everything is text at first: a type guessed from the first rows would refuse later ones.
-    file.seek(text.offset)
-    names = pyarrow.csv.open_csv(file, read_options=_read_options(), parse_options=parse).schema.names
-    file.seek(text.offset)
     return pyarrow.csv.open_csv(
         file,
-        read_options=_read_options(),
-        parse_options=parse,
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        read_options=pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=BLOCK_BYTES, column_names=text.names, skip_rows_after_names=1
+        ),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=text.separator, newlines_in_values=True),
+        # Everything is text at first: a type guessed from the first rows would refuse later ones.
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text.names, pa.string())),
     )
-
-
-def _read_options() -> Any:
-    return pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
 
 
 def _open_parquet(file: BinaryIO) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,26 @@ def test_the_line_of_a_row_behind_blank_lines_and_long_values() -> None:
     wrong = LINE.replace("37.88", "99")
     (found,) = problems(text(f'\nnote,{HEADER}\n\n"a\nb",{LINE}\n\n"c\nd",{wrong}\n'))
     assert found == "row 2, column Latitude: the greatest possible is 90 (it is 99; line 7 of the file)"
+
+
+class SlowFile(io.BytesIO):
+    """A file on a slow disk: what reads ahead in a thread of its own is still at it when others want the file."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        time.sleep(0.01)
+        return super().read(size)
+
+
+def test_arrow_reads_ahead_and_nobody_is_disturbed() -> None:
+    content = rows(30_000).to_csv(index=False)  # three blocks of what Arrow reads
+    for _ in range(10):  # two would have failed when the file was opened twice
+        file = SlowFile(content.encode())
+        assert check_table(file, "csv", TABLE, "csv") == 30_000
+        assert sum(batch.num_rows for batch, _, _ in TableReader(file, "csv", TABLE).batches()) == 30_000
+        wrong = content.replace("37.88", "99", 1) + f"{LINE},1\n"
+        found = problems(SlowFile(wrong.encode()))
+        assert found[0].endswith("(it is 99; line 2 of the file)")
+        assert found[1].endswith("(line 30002 of the file)")
 
 
 def test_how_many_problems_are_not_listed() -> None:
