@@ -81,12 +81,20 @@ class Postgres:
         """Return the address of a database, with the password."""
         return f"postgresql://tableloop:{quote(PASSWORD, safe='')}@127.0.0.1:{self._port}/{database}"
 
-    def new_database(self) -> str:
-        """Make a database and return its address."""
+    def new_database(self, like: str = "") -> str:
+        """Make a database, empty or a copy of the one with the address ``like``, and return its address."""
         self._databases += 1
         name = f"test{self._databases}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            if not like:
+                connection.execute(f"CREATE DATABASE {name}".encode())
+                return self.url(name)
+            template = like.rpartition("/")[2]
+            # One that somebody is connected to cannot be copied; pools stay connected, and come back.
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (template,)
+            )
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
         return self.url(name)
 
     def start(self) -> None:

@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from tableloop.mlflow_http import wait_until_healthy
+from appliance import mlflow_postgres
+from appliance.prepare import revision
 from tableloop.signing import SigningKey
 from tableloop.state import prediction_rows
 from tableloop.state.database import Store
 from tableloop.state.layout import Layout
 from tableloop.table import load_table
+from tests.postgres import Postgres
 
 ROOT = Path(__file__).parents[3]
 CHECKOUT = (
@@ -38,6 +41,7 @@ CHECKOUT = (
     "pipeline",
     "tableloop",
 )
+SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 PARTS = ("train", "validation", "test")
 QUIET = {
     "OMP_NUM_THREADS": "1",
@@ -57,7 +61,8 @@ class Project:
     state: Path
     uri: str
     model: str = "HousePriceModel"
-    database_url: str = ""  # of the store
+    database_url: str = ""  # of the store, empty for a file in the state directory
+    postgres: Postgres | None = None  # where it is
     promote: str = "auto"
     dask_scheduler: str = ""
     variables: dict[str, str] = field(default_factory=dict)  # more of them
@@ -88,7 +93,10 @@ class Project:
         """Return the same project, trained as far as this one, somewhere else."""
         shutil.copytree(self.root, directory / "root")
         shutil.copytree(self.state, directory / "state")
-        return Project(directory / "root", directory / "state", self.uri, self.model)
+        copied = replace(self, root=directory / "root", state=directory / "state", variables={**self.variables})
+        if self.postgres is not None:
+            copied.database_url = self.postgres.new_database(like=self.database_url)
+        return copied
 
     def start(self, module: str, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -130,37 +138,58 @@ def write_project(directory: Path, uri: str) -> Project:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a migrated MLflow database without content; migrating takes many seconds."""
-    file = tmp_path_factory.mktemp("database") / "mlflow.db"
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{file}"]
-    subprocess.run(command, env=os.environ | QUIET, check=True, capture_output=True)
-    with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
-    return file
+def empty_databases(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Return a function that makes an empty MLflow database in SQLite or PostgreSQL, and returns its URI.
+
+    Migrating one takes many seconds: it is done once, and copied.
+    """
+    template = tmp_path_factory.mktemp("database") / "mlflow.db"
+
+    @cache
+    def migrated(database: str) -> str:
+        if database == POSTGRESQL:
+            url = server().new_database()
+            mlflow_postgres.migrate(url, revision(Path(migrated(SQLITE))), ())
+            return url
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{template}"]
+        subprocess.run(command, env=os.environ | QUIET, check=True, capture_output=True)
+        with closing(sqlite3.connect(template)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        return str(template)
+
+    def server() -> Postgres:
+        found: Postgres = request.getfixturevalue("postgres")
+        return found
+
+    def make(database: str) -> str:
+        if database == POSTGRESQL:
+            return mlflow_postgres.mlflow_uri(server().new_database(like=migrated(database)))
+        own = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+        shutil.copyfile(migrated(database), own)
+        return f"sqlite:///{own}"
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def new_server(
-    empty_database: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[Callable[[], str]]:
-    """Return a function that starts an empty MLflow server and returns its address at once."""
+    empty_databases: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Callable[[str], str]]:
+    """Return a function that starts an empty MLflow server on either database and returns its address at once."""
     servers: list[subprocess.Popen[bytes]] = []
 
-    def start() -> str:
+    def start(database: str = SQLITE) -> str:
         directory = tmp_path_factory.mktemp("mlflow")
-        shutil.copyfile(empty_database, directory / "mlflow.db")
         port = str(free_port())
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{directory}/mlflow.db"),
             *("--serve-artifacts", "--artifacts-destination", str(directory / "artifacts")),
         ]
+        environment = os.environ | QUIET | {"MLFLOW_BACKEND_STORE_URI": empty_databases(database)}
         with (directory / "server.log").open("wb") as log:
             servers.append(
                 subprocess.Popen(
-                    command, env=os.environ | QUIET, cwd=directory, stdout=log, stderr=log, start_new_session=True
+                    command, env=environment, cwd=directory, stdout=log, stderr=log, start_new_session=True
                 )
             )
         return f"http://127.0.0.1:{port}"
@@ -173,27 +202,37 @@ def new_server(
 
 
 @pytest.fixture(scope="session")
-def trained(new_server: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project that was trained and registered once; a test that changes it takes a copy."""
-    project = write_project(tmp_path_factory.mktemp("project"), new_server())
-    # The server is still starting: the training does not wait for it, only its last stage does.
-    project.retrain("--unless-registered")
-    return project
+def trained_on(
+    new_server: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[str], Project]:
+    """Return a function that gives the project that was trained and registered once with a database."""
+
+    @cache
+    def train(database: str) -> Project:
+        project = write_project(tmp_path_factory.mktemp("project"), new_server(database))
+        if database == POSTGRESQL:
+            project.postgres = request.getfixturevalue("postgres")
+            project.database_url = project.postgres.new_database()
+        # The server is still starting: the training does not wait for it, only its last stage does.
+        project.retrain("--unless-registered")
+        return project
+
+    return train
+
+
+@pytest.fixture(params=[SQLITE, POSTGRESQL])
+def trained(request: pytest.FixtureRequest, trained_on: Callable[[str], Project]) -> Project:
+    """Return a project that was trained and registered once, with its store and MLflow's tables in either database.
+
+    A test that changes it takes a copy.
+    """
+    return trained_on(request.param)
 
 
 @pytest.fixture
 def untrained(tmp_path: Path) -> Project:
     """Return a project without a server."""
     return write_project(tmp_path, "http://127.0.0.1:9")
-
-
-@pytest.fixture(scope="session")
-def fresh_server(new_server: Callable[[], str], trained: Project) -> str:
-    """Return the address of a second server, without the versions that the project has trained."""
-    assert trained.uri
-    address = new_server()
-    assert wait_until_healthy(address, 60)
-    return address
 
 
 def wait_for_line(process: subprocess.Popen[str], part: str) -> str:

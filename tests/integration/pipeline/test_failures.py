@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
@@ -40,7 +41,8 @@ def test_bad_raw_data_is_listed_in_full_and_nothing_is_trained(untrained: Projec
     assert "Running stage 'train'" not in output
 
 
-def test_a_stopped_retraining_ends_at_once_and_leaves_no_process(untrained: Project) -> None:
+def test_a_stopped_retraining_ends_at_once_and_leaves_no_process(untrained: Project, place: Path | str) -> None:
+    untrained.database_url = place if isinstance(place, str) else ""
     process = untrained.start("retrain")
     wait_for_line(process, "Running stage 'train'")
     children = psutil.Process(process.pid).children(recursive=True)
@@ -51,12 +53,13 @@ def test_a_stopped_retraining_ends_at_once_and_leaves_no_process(untrained: Proj
     assert process.returncode == 128 + signal.SIGTERM, output
     _, alive = psutil.wait_procs(children, timeout=3)
     assert not alive
-    with retraining_lock(Layout(untrained.state)):
+    with retraining_lock(Layout(untrained.state), database_url=untrained.database_url):
         pass
 
 
 def test_after_a_crash_the_next_retraining_runs(trained: Project, untrained: Project) -> None:
     untrained.change("train", candidates={"linear": {}})
+    untrained.database_url = trained.postgres.new_database() if trained.postgres else ""
     process = untrained.start("retrain")
     wait_for_line(process, "Running stage 'train'")
     children = psutil.Process(process.pid).children(recursive=True)

@@ -17,11 +17,9 @@ ALIAS = "Production"
 
 
 @pytest.fixture
-def serving(trained: Project, tmp_path: Path, request: pytest.FixtureRequest) -> Project:
-    """Return a project of its own, its version 1 serving; its store is where `place` says for a test that uses it."""
+def serving(trained: Project, tmp_path: Path) -> Project:
+    """Return a project of its own, its version 1 serving."""
     project = trained.copy(tmp_path)
-    if "place" in request.fixturenames and isinstance(place := request.getfixturevalue("place"), str):
-        project.database_url = place
     project.model = f"Gate{tmp_path.name}"
     project.retrain()
     return project
@@ -155,7 +153,6 @@ def test_a_rollback_takes_the_alias_from_a_version_that_does_not_serve(serving: 
     assert serves(serving) == "1"
 
 
-@pytest.mark.usefixtures("place")
 def test_a_rollback_goes_by_what_served_not_by_who_moved_the_alias(serving: Project) -> None:
     serving.change("train", candidates={"hist_gradient_boosting": {"max_iter": 30, "features": {}}})
     serving.retrain()

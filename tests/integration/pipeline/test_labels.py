@@ -20,10 +20,9 @@ TARGET = load_table().target
 
 
 @pytest.fixture
-def serving(trained: Project, tmp_path: Path, place: Path | str) -> Project:
-    """Return a project of its own, its version 1 serving, its store in either database."""
+def serving(trained: Project, tmp_path: Path) -> Project:
+    """Return a project of its own, its version 1 serving."""
     project = trained.copy(tmp_path)
-    project.database_url = place if isinstance(place, str) else ""
     project.model = f"Labels{tmp_path.name}"
     project.retrain()
     return project

@@ -16,7 +16,10 @@ from tableloop.model.conformal import as_matrix
 from tableloop.model.onnx_scorer import TOLERANCE, Scorer
 from tableloop.table import load_table
 from tableloop.version_files import SCORER
-from tests.integration.pipeline.conftest import ROOT, Project
+from tests.integration.pipeline.conftest import ROOT, SQLITE, Project
+
+# What is stored where makes no difference to a scorer.
+pytestmark = pytest.mark.parametrize("trained", [SQLITE], indirect=True)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from skops import io as skops_io
 from pipeline.preprocess import place_in_split
 from pipeline.stage_runner import raw_data
 from tableloop.drift.reference import REFERENCE_FILE, Reference
+from tableloop.mlflow_http import wait_until_healthy
 from tableloop.model.trusted_types import TRUSTED_TYPES
 from tableloop.table import load_table
-from tests.integration.pipeline.conftest import PARTS, SMALL, Project
+from tests.integration.pipeline.conftest import PARTS, POSTGRESQL, SMALL, SQLITE, Project
 
 FEATURE_NAMES = load_table().feature_names
 TARGET = load_table().target
@@ -193,13 +195,16 @@ def test_nothing_is_trained_when_a_version_serves(trained: Project) -> None:
     assert "nothing to train" in trained.retrain("--unless-registered")
 
 
-def test_a_fresh_server_with_an_old_lock_file_is_filled(trained: Project, fresh_server: str, tmp_path: Path) -> None:
+def test_a_fresh_server_with_an_old_lock_file_is_filled(
+    trained: Project, new_server: Callable[[str], str], tmp_path: Path
+) -> None:
     moved = trained.copy(tmp_path)
-    moved.uri = fresh_server
+    moved.uri = new_server(POSTGRESQL if trained.postgres else SQLITE)
+    assert wait_until_healthy(moved.uri, 60)
     output = moved.retrain("--unless-registered")
     assert "Running stage 'train'" not in output
     assert registration(moved)["gate"] == "promoted"
-    assert len(runs_of(MlflowClient(fresh_server, fresh_server), moved)) == len(SMALL)
+    assert len(runs_of(MlflowClient(moved.uri, moved.uri), moved)) == len(SMALL)
 
 
 def test_outputs_restored_from_dvcs_cache_still_fill_a_registry(trained: Project, tmp_path: Path) -> None:

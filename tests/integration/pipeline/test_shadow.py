@@ -29,23 +29,29 @@ LEFT = 4
 
 
 @pytest.fixture(scope="module")
-def template(trained: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project that has trained a second version, a worse one."""
-    project = trained.copy(tmp_path_factory.mktemp("template"))
-    project.model, project.promote = "ShadowTemplate", "shadow"
-    project.retrain()
-    project.change("train", candidates={"linear": {}})
-    assert "It is in the shadow until" in project.retrain()
-    return project
+def templates() -> dict[str, Project]:
+    """Return the projects that have trained a second version, a worse one, by the address of their registry."""
+    return {}
 
 
 @pytest.fixture
-def waiting(template: Project, tmp_path: Path, request: pytest.FixtureRequest) -> Project:
+def template(trained: Project, templates: dict[str, Project], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return the one of this registry, trained when it is first asked for."""
+    if trained.uri not in templates:
+        project = trained.copy(tmp_path_factory.mktemp("template"))
+        project.model, project.promote = "ShadowTemplate", "shadow"
+        project.retrain()
+        project.change("train", candidates={"linear": {}})
+        assert "It is in the shadow until" in project.retrain()
+        templates[trained.uri] = project
+    return templates[trained.uri]
+
+
+@pytest.fixture
+def waiting(template: Project, tmp_path: Path) -> Project:
     """Return a project of its own whose version 2 waits in the shadow of version 1; the files are of the template."""
     project = template.copy(tmp_path)
     project.model, project.promote = f"Shadow{tmp_path.name}", "shadow"
-    if "place" in request.fixturenames and isinstance(place := request.getfixturevalue("place"), str):
-        project.database_url = place
     client = client_of(project)
     client.create_registered_model(project.model)
     for number in ("1", "2"):
@@ -117,7 +123,6 @@ def answer(
             writer.insert_labels(sent, sender, TABLE)
 
 
-@pytest.mark.usefixtures("place")
 def test_a_worse_version_is_rejected_by_labels(waiting: Project) -> None:
     client = client_of(waiting)
     assert client.get_model_version_by_alias(waiting.model, "Shadow").version == "2"
@@ -137,7 +142,6 @@ def test_a_worse_version_is_rejected_by_labels(waiting: Project) -> None:
     assert check(waiting) == (0, "")
 
 
-@pytest.mark.usefixtures("place")
 def test_a_better_version_is_promoted_by_labels(waiting: Project) -> None:
     answer(waiting, 2.0)
     code, output = check(waiting)
@@ -262,9 +266,10 @@ def test_one_that_is_killed_goes_on_where_it_was(waiting: Project, monkeypatch: 
         raise KilledError
 
     with monkeypatch.context() as patched:
+        patched.setattr(shadow_scoring, "ROWS_PER_COMMIT", 50)
         patched.setattr("time.sleep", killed)  # after the first commit
         with pytest.raises(KilledError):
             look(waiting)
-    assert current(waiting).scored == shadow_scoring.ROWS_PER_COMMIT
+    assert current(waiting).scored == 50
     assert look(waiting) == 0
     assert current(waiting).scored == 200
