@@ -36,8 +36,8 @@ from tableloop.state.shadows import Shadow, Value
 from tableloop.table import load_table, params_file
 
 MOST_ROWS: Final = 2_000  # scored at a look, the newest
-ROWS_PER_COMMIT: Final = 50  # some milliseconds, for which predictions may have to wait in SQLite
-PAUSE_SECONDS: Final = 0.05  # between commits
+ROWS_PER_COMMIT: Final = 500  # some milliseconds, for which predictions may have to wait in SQLite
+PAUSE_SECONDS: Final = 0.25  # between commits, which are few: each may delay those who ask at that moment
 VERDICT: Final = (sys.executable, "-m", "pipeline.shadow_verdict")
 
 
