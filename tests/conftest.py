@@ -25,13 +25,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # Tests that share what is slow to make, a trained appliance or a registry, run one after the other in one process;
-# the two longest groups begin first, so that two cores end at about the same time.
+# they begin in this order, the longest first, so that two cores end at about the same time.
 GROUPS = {
     "browser": "appliance",
     "integration/appliance": "appliance",
     "integration/monitoring": "appliance",
-    "integration/pipeline": "pipeline",
+    "integration/pipeline/test_gate.py": "gate",
     "integration/pipeline/test_labels.py": "labels",
+    "integration/pipeline": "pipeline",
+    "integration/pipeline/test_dask.py": "dask",
+    "integration/pipeline/test_large_table.py": "dask",
+    "integration/pipeline/test_shared_workspace.py": "dask",
     "integration/service": "service",
 }
 
