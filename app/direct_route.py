@@ -17,7 +17,6 @@ from starlette.types import Message, Receive, Scope, Send
 from app.schemas import MAX_BATCH_ROWS, TABLE
 
 JSON = "application/json"
-JSON_HEADER = (b"content-type", JSON.encode())
 LONG_BYTES = 64 * 1024
 # Levels of categories may have some commas in them.
 MOST_VALUES = MAX_BATCH_ROWS * (len(TABLE.features) + 2 + 3 * sum(column.is_text for column in TABLE.features))
@@ -43,7 +42,7 @@ class DirectRoute(APIRoute):
         text = await _read(receive)
         if len(text) > LONG_BYTES:
             _check_values(text)
-        body = self._parsed(text) if JSON_HEADER in scope["headers"] else None
+        body = self._parsed(text) if _is_json(scope) else None
         if body is None:
             await self._by_fastapi(scope, _once_more(text, receive), send)
             return
@@ -57,6 +56,11 @@ class DirectRoute(APIRoute):
             return self._bodies.validate_json(text)
         except ValidationError:
             return None
+
+
+def _is_json(scope: Scope) -> bool:
+    """Return whether the first Content-Type, which counts for FastAPI too, is plainly JSON."""
+    return next((value for name, value in scope["headers"] if name == b"content-type"), b"") == JSON.encode()
 
 
 async def _read(receive: Receive) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.drift_metrics import NoReportError
 from app.prediction_writer import PredictionLogError
@@ -70,6 +71,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ClientDisconnect):
+        raise error.__cause__
     if error.status_code == 400:
         # FastAPI's answer to a body on which json.loads() fails with anything but a JSONDecodeError
         reason = "it is not UTF-8" if isinstance(error.__cause__, UnicodeDecodeError) else str(error.__cause__)

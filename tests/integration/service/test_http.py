@@ -14,6 +14,7 @@ import pytest
 
 from app.connections import KEEP_ALIVE_SECONDS
 from tests.integration.service.conftest import EXAMPLE, Service, StartService
+from tests.waiting import wait_for
 
 JSON = {"content-type": "application/json"}
 ROW = json.dumps(EXAMPLE).encode()
@@ -92,6 +93,23 @@ def test_what_is_no_http_is_refused_in_json(service: Service) -> None:
         head, _, body = answers(service, sent).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400")
         assert "HTTP/1.1" in json.loads(body)["detail"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/explain", "/feedback"])
+@pytest.mark.parametrize("media_type", ["application/json", "text/csv", "text/plain"])
+def test_a_client_that_leaves_is_no_failure_of_the_service(service: Service, path: str, media_type: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {media_type}\r\ncontent-length: 500\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(head.encode() + ROW[:10])
+    wait_for("the line about it", lambda: 'status="499"' in service.get("/metrics").text)
+    assert 'status="500"' not in service.get("/metrics").text
+    assert "Traceback" not in service.output()
+
+
+def test_the_first_content_type_counts(service: Service) -> None:
+    second = "content-type: text/plain\r\ncontent-type: application/json\r\nconnection: close"
+    head = f"POST /predict HTTP/1.1\r\nhost: x\r\n{second}\r\ncontent-length: {len(ROW)}\r\n\r\n"
+    assert answers(service, head.encode() + ROW).startswith(b"HTTP/1.1 415")
 
 
 def test_every_page_that_has_get_has_head(service: Service) -> None:
