@@ -120,7 +120,7 @@ def lines_of(file: BinaryIO, text: Text, rows: AbstractSet[int]) -> dict[int, in
     lines: dict[int, int] = {}
     last = max(rows, default=0)
     file.seek(text.offset)
-    reading = io.TextIOWrapper(file, "utf-8", "replace", newline="")
+    reading = io.TextIOWrapper(file, "utf-8-sig", "replace", newline="")
     try:
         records = csv.reader(reading, delimiter=text.separator)
         row, begins = -1, text.line

@@ -282,6 +282,12 @@ def test_arrow_reads_ahead_and_nobody_is_disturbed() -> None:
         assert found[1].endswith("(line 30002 of the file)")
 
 
+def test_the_line_of_a_row_behind_a_first_name_of_two_lines_and_a_byte_order_mark() -> None:
+    wrong = LINE.replace("37.88", "99")
+    (found,) = problems(text(f'\ufeff"a\nnote",{HEADER}\n1,{wrong}\n'))
+    assert found == "row 1, column Latitude: the greatest possible is 90 (it is 99; line 3 of the file)"
+
+
 def test_how_many_problems_are_not_listed() -> None:
     wrong = [LINE.replace("37.88", "99").replace("322", "x")] * 9_000
     with pytest.raises(TableError, match="17,900 more problems are not listed") as caught:
