@@ -102,7 +102,7 @@ def write_backup(state: Path, output: IO[bytes], key: SigningKey, *, shared: boo
         archive = _Archive(tar, state)
         described = json.dumps(manifest, indent=2) + "\n"
         archive.add_text(MANIFEST, described)
-        for name, copy in databases.items():
+        for name, copy in (databases | _copy_consoles(layout, Path(copies))).items():
             archive.add(name, copy)
         if layout.champion.exists():
             with champion_lock(layout.champion, change=False):
@@ -223,6 +223,12 @@ def _copy_databases(state: Path, names: list[Path], copies: Path) -> dict[Path, 
             source.backup(target)
         databases[name] = copy
     return databases
+
+
+def _copy_consoles(layout: Layout, copies: Path) -> dict[Path, Path]:
+    """Return a copy of each file of the console, by its name in the state: the watchdog empties a long one."""
+    consoles = [file for file in (layout.console, layout.former_console) if file.exists()]
+    return {file.relative_to(layout.root): shutil.copyfile(file, copies / file.name) for file in consoles}
 
 
 def _is_sqlite(file: Path) -> bool:

@@ -259,7 +259,7 @@ class Watchdog:
         console = self.layout.console
         if console.exists() and console.stat().st_size > LONGEST_CONSOLE:
             with contextlib.suppress(OSError):  # a full disk: less of the past is better than none to come
-                shutil.copyfile(console, console.with_suffix(".log.1"))
+                shutil.copyfile(console, self.layout.former_console)
             os.truncate(console, 0)
 
     def _degraded(self, name: str, check: Check) -> None:

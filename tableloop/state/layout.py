@@ -157,6 +157,11 @@ class Layout:
         """What an appliance in the background writes to its console."""
         return self.logs / "appliance.log"
 
+    @property
+    def former_console(self) -> Path:
+        """What was in that file when it was emptied for its length."""
+        return self.logs / "appliance.log.1"
+
     # -- what only a running appliance needs; a start empties it ------------------------------------------------
 
     @property

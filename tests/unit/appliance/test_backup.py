@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,23 @@ def test_of_a_running_prometheus_only_finished_blocks_are_kept(state: Path) -> N
         assert not write_backup(state, output, KEY).whole_prometheus
     kept = [name for name in members(output.getvalue()) if "prometheus" in name]
     assert kept == ["state/prometheus/01BLOCK/chunks/000001", "state/prometheus/01BLOCK/meta.json"]
+
+
+def test_a_console_that_is_emptied_meanwhile_is_kept_as_it_was(state: Path) -> None:
+    console = Layout(state).console
+    console.parent.mkdir(exist_ok=True)
+    written = os.urandom(3_000_000)
+    console.write_bytes(written)
+
+    class Output(io.BytesIO):
+        def write(self, content: Any, /) -> int:
+            if self.tell() > 1_000_000:
+                os.truncate(console, 0)
+            return super().write(content)
+
+    output = Output()
+    write_backup(state, output, KEY)
+    assert members(output.getvalue())[f"state/{console.relative_to(state)}"] == written
 
 
 def test_the_database_of_mlflow_comes_before_the_files_that_it_names(archive: bytes) -> None:
