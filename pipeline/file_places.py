@@ -154,6 +154,8 @@ class Directory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OSError(f"another scoring writes to {self.path}: wait for its end") from None
+            if not os.fstat(lock.fileno()).st_nlink:  # removed since it was opened
+                raise OSError(f"another scoring to {self.path} has ended just now: start this one again")
             for left in self.path.rglob(".*.partial"):
                 left.unlink(missing_ok=True)
             claimed = replace(self, token=secrets.token_hex(16))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
 import pytest
 from pyarrow import parquet
 
-from pipeline.file_places import Directory
+from pipeline.file_places import LOCK, Directory
 from tableloop.object_storage import ObjectStorage
 from tests.dask_cluster import DaskCluster
 from tests.s3 import S3Server
@@ -165,6 +167,18 @@ def test_two_runs_do_not_write_to_one_directory(
     assert done.returncode == 1
     assert f"another scoring writes to {tmp_path / 'out'}" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        (tmp_path / LOCK).unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(OSError, match="has ended just now: start this one again"), Directory(tmp_path).claimed():
+        pytest.fail("it may be written")
 
 
 def test_a_worker_that_sees_another_directory_does_not_write_there(tmp_path: Path) -> None:
