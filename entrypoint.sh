@@ -135,7 +135,15 @@ case ${1:-} in
         without_logins
         prepare_role front
         python -m appliance.copies haproxy <haproxy.cfg >"$STATE_DIR/run/haproxy.cfg"
-        exec haproxy -W -q -db -f "$STATE_DIR/run/haproxy.cfg"
+        haproxy -W -q -db -f "$STATE_DIR/run/haproxy.cfg" &
+        front=$!
+        trap 'kill -USR1 "$front" 2>/dev/null || true' TERM INT  # by TERM it would cut off what it is answering
+        status=0
+        while kill -0 "$front" 2>/dev/null; do
+            status=0
+            wait "$front" || status=$?
+        done
+        exit "$status"
         ;;
     drift-monitor)
         prepare_role drift-monitor

@@ -16,7 +16,6 @@ from typing import Final
 from tableloop.host_names import with_port
 
 MOST_COPIES: Final = 32  # that a name may have addresses for
-EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with
 
 
 def hosts(api_host: str) -> list[str]:
@@ -26,7 +25,7 @@ def hosts(api_host: str) -> list[str]:
 
 def haproxy(configuration: str, api_host: str, address: str, port: int) -> str:
     """Return haproxy.cfg with the address that it listens on, and the servers."""
-    front = f":::{port} v4v6" if address in EVERYWHERE else with_port(address, port)
+    front = with_port(address, port) + (" v4v6" if address == "::" else "")
     names = hosts(api_host)
     if _is_name(names):
         servers = [f"server-template copy {MOST_COPIES} {names[0]}:{port}"]

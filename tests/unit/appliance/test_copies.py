@@ -15,7 +15,8 @@ def servers(configuration: str) -> list[str]:
 
 def test_one_name_stands_for_all_of_its_addresses() -> None:
     made = haproxy(CONFIGURATION, "api", "0.0.0.0", 8000)
-    assert "bind :::8000 v4v6" in made
+    assert "bind 0.0.0.0:8000\n" in made
+    assert "bind [::]:8000 v4v6\n" in haproxy(CONFIGURATION, "api", "::", 8000)
     assert set(servers(made)) == {"server-template copy 32 api:8000"}
     targets = yaml.safe_load(prometheus("api", 8000))
     assert targets == {"dns_sd_configs": [{"names": ["api"], "type": "A", "port": 8000}]}
