@@ -61,6 +61,7 @@ class DaskCluster:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
         self._workers.clear()
 
     def _start(self, root: Path, *command: str) -> subprocess.Popen[bytes]:

@@ -82,6 +82,7 @@ def cluster(
         assert wait_until_healthy(registry, 90), (directory / "mlflow.log").read_text()
         login = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
         shared = own | login | {"SIGNING_KEY_FILE": str(directory / "signing-key")}
+        shared |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}  # as `entrypoint.sh` has it
         made = Cluster(directory, s3, own["ARTIFACTS_URI"], registry, shared)
         made.machine("first").retrain()
         assert made.serves() == "1"
